@@ -1,0 +1,90 @@
+"""Who may call the server? `cloudsched keys`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from cloudsched.cli.commands import EXIT_OK, add_action, add_actions
+from cloudsched.cli.session import Listing, add_watch, for_each, open_session, show_list
+from cloudsched.cli.table import STATE_COLOURS, Column
+from cloudsched.cli.values import show_time, whole
+
+ROLES = ("viewer", "submitter", "operator", "admin")
+COLUMNS = (
+    Column("ID", right=True),
+    Column("NAME"),
+    Column("ROLE"),
+    Column("ORG"),
+    Column("STATE", colours=STATE_COLOURS),
+    Column("CREATED"),
+    Column("LAST USED"),
+)
+
+
+def configure(parser: argparse.ArgumentParser, _: str) -> None:
+    actions = add_actions(parser)
+    made = add_action(actions, "create", run_create, "make a key; it is shown this once")
+    made.add_argument("name", metavar="NAME", help="whose key (jobs submitted with it belong to this name)")
+    made.add_argument(
+        "--role", choices=ROLES, default="submitter", help="viewer < submitter (default) < operator < admin"
+    )
+    made.add_argument("--org", metavar="ORG", help="the organisation it belongs to")
+    made.add_argument("--to", metavar="FILE", help="write it to FILE (mode 0600), do not show it")
+    add_watch(add_action(actions, "list", run_list, "list keys (without the keys themselves)"))
+    revoked = add_action(actions, "revoke", run_revoke, "make keys worthless")
+    revoked.add_argument("ids", nargs="+", type=whole, metavar="ID", help="numbers of keys")
+
+
+def run_create(args: argparse.Namespace) -> int:
+    session = open_session(args)
+    if args.to:
+        Path(args.to).touch(mode=0o600, exist_ok=False)  # refused here, before a key exists that nobody has
+    body = {"name": args.name, "role": args.role, **({"org": args.org} if args.org else {})}
+    answer = session.client.create("/keys", body)
+    if args.to:
+        _write(Path(args.to), str(answer.pop("key")))
+    if args.as_json:
+        session.screen.json(answer)
+        return EXIT_OK
+    session.screen.line(f"key {answer.get('id', '')} written to {args.to}" if args.to else str(answer["key"]))
+    if session.screen.terminal and not args.to:
+        session.screen.line(
+            session.screen.paint("shown once; use it with --key-file FILE or CLOUDSCHED_KEY", "dim")
+        )
+    return EXIT_OK
+
+
+def run_list(args: argparse.Namespace) -> int:
+    session = open_session(args)
+    listing = Listing(COLUMNS, key_row, "no keys: callers on this machine are admin")
+    return show_list(args, session, listing, fetch=lambda: session.client.items("/keys"))
+
+
+def run_revoke(args: argparse.Namespace) -> int:
+    session = open_session(args)
+
+    def revoke(number: int) -> int:
+        session.client.delete(f"/keys/{number}")
+        if args.as_json:
+            session.screen.json_line({"id": number, "revoked": True})
+        else:
+            session.screen.line(f"key {number}: revoked")
+        return EXIT_OK
+
+    return for_each(args.ids, revoke)
+
+
+def key_row(key: dict[str, Any]) -> list[str]:
+    """A key as the cells of COLUMNS."""
+    return [
+        str(key["id"]), str(key.get("name", "")), str(key.get("role", "")), str(key.get("org") or ""),
+        "revoked" if key.get("revoked_at") else "ok", show_time(key.get("created_at")), show_time(key.get("last_used_at")),
+    ]  # fmt: skip
+
+
+def _write(path: Path, key: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_TRUNC), "w", encoding="utf-8") as file:
+        file.write(key + "\n")

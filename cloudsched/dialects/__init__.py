@@ -1,0 +1,1 @@
+"""How does each API speak? One package per dialect; dialects never import each other."""

@@ -1,0 +1,1 @@
+"""What happens by itself? Loops that claim, step and settle."""

@@ -1,0 +1,72 @@
+"""Which driver drives which cloud? Made from the cloud's row, kept while the row does not change."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+
+from cloudsched.domain.entities import Cloud
+from cloudsched.drivers import registry
+from cloudsched.drivers.base import Driver, Place
+from cloudsched.errors import CloudschedError, Unsupported
+from cloudsched.sealed import Sealer
+from cloudsched.settings import Settings
+from cloudsched.store import clouds, system
+
+log = logging.getLogger(__name__)
+
+
+class Places:
+    """Drivers by cloud, made when first needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._sealer: Sealer | None = None
+        self._made: dict[int, tuple[int, Driver]] = {}
+        self._lock = threading.Lock()
+
+    def driver(self, cloud: Cloud) -> Driver:
+        """The cloud's driver. Raises Unsupported for a kind that has none here, SealError for unreadable credentials."""
+        with self._lock:
+            made = self._made.get(cloud.id)
+            if made is None or made[0] != cloud.version:
+                made = self._made[cloud.id] = (cloud.version, registry.make(self.place(cloud)))
+            return made[1]
+
+    def place(self, cloud: Cloud) -> Place:
+        """What a driver is made from."""
+        return Place(
+            name=cloud.name, kind=cloud.kind, options=cloud.option, credentials=self._credentials(cloud),
+            state_dir=self._settings.state.dir, server_url=self._settings.native_url,
+            instance=system.setting("instance", "cloudsched"))
+
+    def token(self, node_name: str) -> str:
+        """The join token of a booted node: the same each time, so that a boot can be repeated after a crash."""
+        return f"cn_{self.sealer.derive('join:' + node_name)}"
+
+    @property
+    def sealer(self) -> Sealer:
+        if self._sealer is None:
+            self._sealer = Sealer.load(self._settings.state.dir)
+        return self._sealer
+
+    def usable(self) -> list[tuple[Cloud, Driver]]:
+        """Every cloud that has a driver here, removed ones included (their nodes must still be watched)."""
+        found = []
+        for cloud in clouds.all_clouds(removed=True):
+            if cloud.kind == "Agent":
+                continue
+            try:
+                found.append((cloud, self.driver(cloud)))
+            except Unsupported as error:
+                log.debug("%s: %s", cloud.name, error)
+            except CloudschedError as error:
+                log.warning("%s: %s", cloud.name, error)
+        return found
+
+    def _credentials(self, cloud: Cloud) -> dict[str, str]:
+        if not cloud.credentials:
+            return {}
+        opened: dict[str, str] = json.loads(self.sealer.open(cloud.credentials))
+        return opened

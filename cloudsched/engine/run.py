@@ -1,0 +1,138 @@
+"""What makes up an engine? All loops of one process, their start, and a graceful stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from cloudsched import clock
+from cloudsched.engine.boots import Workers
+from cloudsched.engine.carry import CLEANUP, SCHEDULER, SchedulingJob
+from cloudsched.engine.loops import Loop, Runner
+from cloudsched.engine.places import Places
+from cloudsched.engine.polling import Poller
+from cloudsched.engine.pool import ExternalPool
+from cloudsched.engine.upkeep import Upkeep
+from cloudsched.services import lifecycle, snapshot
+from cloudsched.services.agents import instance_id
+from cloudsched.settings import Settings
+from cloudsched.store import clouds, events, nodes, system
+from cloudsched.store.db import Tx, write
+
+log = logging.getLogger(__name__)
+PRESENCE = "engine:"
+STOP_LIMIT_S = 120.0
+
+
+class Engine:
+    """One engine process. Several may run on one database: each loop is led by one of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.holder = instance_id()
+        self.places = Places(settings)
+        self.pool = ExternalPool.from_settings(settings)
+        self.poller = Poller(self.places)
+        self.upkeep = Upkeep(settings)
+        self.workers = Workers(self.places, holder=self.holder, boot_threads=settings.engine.boot_threads,
+                               destroy_threads=settings.cloud_scheduler.general.max_destroy_threads)
+        self.job = SchedulingJob(holder=self.holder, pool=self.pool)
+        self.runner = Runner(self._loops(), holder=self.holder, lease_s=settings.engine.lease_s)
+
+    def _loops(self) -> list[Loop]:
+        every = self.settings.engine
+        return [
+            Loop("job_poller", every.job_poller_interval_s, self.poll_jobs),
+            Loop("machine_poller", every.machine_poller_interval_s, self.poll_machines),
+            Loop("node_poller", every.node_poller_interval_s, self.poller.tick),
+            Loop(SCHEDULER, every.scheduler_interval_s, self.job.schedule),
+            Loop(CLEANUP, every.cleanup_interval_s, self.job.clean_up),
+            Loop("upkeep", 1.0, self.keep_up),
+            Loop("retention", 300.0, self.upkeep.forget),
+            Loop("sweep", every.sweep_interval_s, self.poller.sweep),
+            Loop(f"workers:{self.holder}", 0.1, self.workers.tick, led=False),
+        ]
+
+    def start(self) -> None:
+        """Announce this process, charge remembered nodes again, start the loops."""
+        write(lambda tx: system.take_lease(tx, PRESENCE + self.holder, self.holder, at=clock.now(), lease_s=3600))
+        write(lambda tx: system.put_setting(tx, "external_queue", "waiting" if self.pool else "off"))
+        self.recharge()
+        self.runner.start()
+
+    def recharge(self) -> None:
+        """Contract 7.10: what is remembered must still fit its cloud."""
+        from cloudsched.domain.scheduling.recharge import recharge
+
+        now = clock.now()
+        seen = snapshot.build(now)
+        plan = recharge(seen.clouds, seen.nodes, snapshot.policy())
+        if plan.retires or plan.destroys:
+            write(lambda tx: self.job.apply_orders(tx, plan, now))
+
+    def poll_jobs(self) -> None:
+        """JobPoller (contract 7.2)."""
+        self.upkeep.lift()
+        if self.pool is not None:
+            self.pool.read_queue()
+            if system.setting("external_queue") != "read":
+                write(lambda tx: system.put_setting(tx, "external_queue", "read"))
+
+    def poll_machines(self) -> None:
+        """MachinePoller (contract 7.3)."""
+        if self.pool is not None:
+            self.pool.read_machines()
+
+    def keep_up(self) -> None:
+        """What must not wait for a slow cloud."""
+        self.upkeep.due()
+        self.upkeep.lost()
+
+    def stop(self, *, destroy: bool | None = None) -> int:
+        """Stop the loops; then destroy all booted nodes, unless told not to, quick shutdown is set or another engine
+        goes on. Returns how many nodes are left that should be gone."""
+        self.runner.stop()
+        left = 0
+        if destroy if destroy is not None else self._is_last():
+            left = self.destroy_all()
+        self.workers.stop()
+        write(lambda tx: system.drop_leases(tx, self.holder))
+        return left
+
+    def _is_last(self) -> bool:
+        if system.setting("quick_shutdown", "0") == "1":
+            log.info("quick shutdown: nodes are left running")
+            return False
+        now = clock.now()
+        return not any(name.startswith(PRESENCE) and holder != self.holder and until > now
+                       for name, holder, until, _ in system.leases())
+
+    def destroy_all(self, limit_s: float = STOP_LIMIT_S) -> int:
+        """Have every booted node destroyed and wait for the proof; returns how many are left."""
+        managed = {cloud.id for cloud in clouds.all_clouds(removed=True) if cloud.kind != "Agent"}
+        write(lambda tx: _stop_all(tx, managed))
+        until = time.monotonic() + limit_s
+        while True:
+            left = [node for node in nodes.live() if node.cloud_id in managed]
+            if not left or time.monotonic() > until:
+                return len(left)
+            self.workers.tick()
+            time.sleep(0.05)
+
+
+def _stop_all(tx: Tx, managed: set[int]) -> None:
+    at = clock.now()
+    for node in nodes.live():
+        if node.cloud_id in managed and node.state != "stopping":
+            lifecycle.stop(tx, node.id, at=at, actor="engine", reason="the engine was stopped")
+    events.append(tx, "engine.stop", ("system", 0), at=at)
+
+
+def serve(engine: Engine, stopping: threading.Event) -> int:
+    """Run an engine until `stopping` is set; returns the exit status."""
+    engine.start()
+    while not stopping.wait(engine.settings.engine.lease_s / 3):
+        write(lambda tx: system.take_lease(tx, PRESENCE + engine.holder, engine.holder, at=clock.now(),
+                                           lease_s=engine.settings.engine.lease_s))
+    return 1 if engine.stop() else 0

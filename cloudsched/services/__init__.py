@@ -1,0 +1,1 @@
+"""What can be asked? One module per noun: transactions, no Flask, no SQL."""

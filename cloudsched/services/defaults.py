@@ -1,0 +1,67 @@
+"""What does a job get that does not say? The `[job]` defaults of the configuration, as requests become shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cloudsched.domain.submission import JobRequest
+
+
+@dataclass(frozen=True)
+class JobDefaults:
+    """Values for members that a job leaves out (contract 6.1 `[job]`)."""
+
+    vm_type: str = "default"
+    network: str = ""
+    cores: int = 1
+    memory_mb: int = 512
+    storage_gb: int = 0
+    targets: tuple[str, ...] = ()
+    job_per_core: bool = False
+    maximum_price: float = 0.0
+    image: str = ""
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    def shape(self, request: JobRequest, user: str) -> dict[str, Any]:
+        """The request as a shape (store/shapes.py)."""
+        placement: dict[str, Any] = {
+            "targets": list(request.targets or self.targets),
+            "type_limit": request.vmtype_limit,
+            "job_per_core": request.job_per_core or self.job_per_core,
+            "keep_alive_s": request.keep_alive_s,
+            "images": _by_cloud(request.image),
+            "instance_types": _by_cloud(request.instance_type),
+            "maximum_price": request.maximum_price or self.maximum_price,
+            "security_groups": list(request.security_groups),
+            "extras": {"gpus": request.gpus} if request.gpus else {},
+        }
+        return {
+            "source": "queue", "user": user, "vm_type": request.vm_type or self.vm_type,
+            "cores": request.cores or self.cores,
+            "memory_mb": self.memory_mb if request.memory_mb is None else request.memory_mb,
+            "storage_gb": self.storage_gb if request.storage_gb is None else request.storage_gb,
+            "network": self.network if request.network is None else request.network,
+            "high_priority": request.high_priority, "placement": placement,
+        }
+
+
+def _by_cloud(value: str | dict[str, str] | None) -> dict[str, str]:
+    if not value:
+        return {}
+    return {"default": value} if isinstance(value, str) else value
+
+
+_defaults = JobDefaults()
+
+
+def set_job_defaults(defaults: JobDefaults) -> None:
+    """Called once when a process starts, from its settings."""
+    global _defaults
+    _defaults = defaults
+
+
+def job_defaults() -> JobDefaults:
+    """The defaults in force."""
+    return _defaults

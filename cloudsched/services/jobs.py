@@ -1,0 +1,522 @@
+"""What can be asked of jobs? Submit, look, cancel, hold, release, retry; and what follows when one ends."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from cloudsched import clock
+from cloudsched.domain import moves
+from cloudsched.domain.entities import Job
+from cloudsched.domain.submission import MAX_ARRAY, JobRequest
+from cloudsched.errors import Conflict, FieldError, Forbidden, Invalid, NotFound
+from cloudsched.services import waiters
+from cloudsched.services.caller import Caller
+from cloudsched.services.defaults import JobDefaults, job_defaults
+from cloudsched.store import events, jobs, shapes, system
+from cloudsched.store.db import Tx, write
+from cloudsched.store.moves import move
+
+BACKOFF_MAX_S = 3600.0
+LOST_LIMIT = 20
+# A job that waits for its input files to be uploaded has a need on this number, which is no job's.
+FILES = 0
+_HOST = socket.gethostname() or "localhost"
+_encode = msgspec.json.Encoder().encode
+
+
+class Submitted(msgspec.Struct):
+    """What a submission made: numbers and keys in the order asked for."""
+
+    ids: list[int]
+    keys: list[str]
+
+
+# submit
+
+
+def submit(requests: Sequence[JobRequest], caller: Caller, *, idempotency: tuple[str, str] | None = None) -> Submitted:
+    """Queue jobs, all or nothing, durable when this returns.
+
+    `idempotency`: (key, digest of the request); the same pair again answers what the first one made. Raises Invalid
+    naming the field, NotFound for an unknown dependency, Conflict when the key was used for another request.
+    """
+    caller.require("submitter")
+    total = sum(request.count() for request in requests)
+    if total > MAX_ARRAY:
+        raise Invalid.at("jobs", f"{total} jobs in one request", f"at most {MAX_ARRAY}")
+    _check_order(requests)
+    made, queued = write(lambda tx: _submit(tx, requests, caller, total, idempotency))
+    waiters.wake_shapes(queued.items())
+    return made
+
+
+def _submit(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int,
+            idempotency: tuple[str, str] | None) -> tuple[Submitted, Counter[int]]:
+    at = clock.now()
+    if idempotency is not None:
+        earlier = system.remember(tx, idempotency[0], idempotency[1], at=at)
+        if earlier is not None:
+            return _earlier(earlier, idempotency), Counter()
+    rows, needs, files = _rows(tx, requests, caller, total, at)
+    jobs.insert(tx, rows, at=at, actor=caller.name)
+    if needs:
+        jobs.add_needs(tx, needs)
+    if files:
+        jobs.append_output(tx, files)
+    made = Submitted([row[0] for row in rows], [row[2] for row in rows])
+    if idempotency is not None:
+        system.answer(tx, idempotency[0], status=201, body=_encode(made).decode())
+    return made, Counter(row[9] for row in rows if row[10] == "queued")
+
+
+def _earlier(row: tuple[Any, ...], idempotency: tuple[str, str]) -> Submitted:
+    digest, _, body = row
+    if digest != idempotency[1]:
+        raise Conflict("this Idempotency-Key was used for another request")
+    if body is None:
+        raise Conflict("the first request with this Idempotency-Key is still at work")
+    return msgspec.json.decode(body, type=Submitted)
+
+
+def _rows(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int, at: float) -> tuple[
+        list[tuple[Any, ...]], list[tuple[int, int, str]], list[tuple[int, int, str, bytes]]]:
+    defaults = job_defaults()
+    first = jobs.allocate(tx, "job", total)
+    batch = jobs.allocate(tx, "batch", 1)
+    epoch = int(at)
+    rows: list[tuple[Any, ...]] = []
+    needs: list[tuple[int, int, str]] = []
+    files: list[tuple[int, int, str, bytes]] = []
+    starts = _starts(requests, first)
+    shape_ids: dict[Any, int] = {}
+    number = first
+    for request in requests:
+        user = _user(request, caller)
+        shape_id = _shape(tx, request, user, defaults, shape_ids)
+        contents, waits_for_files = _contents(request)
+        attributes = _attributes(request)
+        for index in _indices(request):
+            proc = number - first
+            key = f"{_HOST}#{batch}.{proc}#{epoch}"
+            wanted = _needs(tx, request, number, starts)
+            if waits_for_files:
+                wanted.append((number, FILES, "files"))
+            state = "held" if request.hold else "pending" if wanted else "queued"
+            rows.append((
+                number, "queue", key, batch, proc, request.name or request.batch, user, caller.org, request.kind, shape_id,
+                state, request.priority, request.max_retries, request.backoff_s, request.time_limit_s, len(wanted),
+                request.depends_fail, None, at, at if state == "queued" else None,
+                _spec(request, defaults, key, user, index), attributes, None))
+            needs += wanted
+            files += [(number, 0, f"in/{name}", data) for name, data in contents]
+            number += 1
+    return rows, needs, files
+
+
+def _check_order(requests: Sequence[JobRequest]) -> None:
+    """`#N` names another job of the same request, and nothing waits for itself in a circle."""
+    waits = {}
+    for index, request in enumerate(requests):
+        waits[index] = set()
+        for field, references in (("after_ok", request.after_ok), ("after_any", request.after_any)):
+            for reference in references:
+                if not (isinstance(reference, str) and reference.startswith("#")):
+                    continue
+                if not reference[1:].isdigit() or int(reference[1:]) >= len(requests) or int(reference[1:]) == index:
+                    raise Invalid.at(f"jobs[{index}].{field}", f"{reference} is no other job of this request",
+                                     f"#0 to #{len(requests) - 1}")
+                waits[index].add(int(reference[1:]))
+    if any(waits.values()):
+        _check_circle(waits)
+
+
+def _check_circle(waits: dict[int, set[int]]) -> None:
+    left = {index: set(on) for index, on in waits.items()}
+    while left:
+        free = {index for index, on in left.items() if not on & left.keys()}
+        if not free:
+            raise Invalid.at(f"jobs[{min(left)}].after_ok", "waits for itself in a circle")
+        left = {index: on for index, on in left.items() if index not in free}
+
+
+def _starts(requests: Sequence[JobRequest], first: int) -> list[range]:
+    ranges, number = [], first
+    for request in requests:
+        ranges.append(range(number, number + request.count()))
+        number += request.count()
+    return ranges
+
+
+def _user(request: JobRequest, caller: Caller) -> str:
+    if request.user is None or request.user == caller.name:
+        return caller.name
+    if not caller.may("operator"):
+        raise Forbidden(f"user: the key of {caller.name} may submit for {caller.name} only")
+    return request.user
+
+
+def _shape(tx: Tx, request: JobRequest, user: str, defaults: JobDefaults, seen: dict[Any, int]) -> int:
+    plain = not (request.targets or request.image or request.instance_type or request.security_groups or request.gpus
+                 or request.keep_alive_s is not None or request.vmtype_limit != -1 or request.maximum_price)
+    quick = (user, request.vm_type, request.cores, request.memory_mb, request.storage_gb, request.network,
+             request.high_priority, request.job_per_core) if plain else None
+    if quick is not None and quick in seen:
+        return seen[quick]
+    number = shapes.ensure(tx, defaults.shape(request, user))
+    if quick is not None:
+        seen[quick] = number
+    return number
+
+
+def _contents(request: JobRequest) -> tuple[list[tuple[str, bytes]], bool]:
+    """The files given in the request, and whether others are still to be uploaded."""
+    given, missing = [], False
+    for index, item in enumerate(request.input_files):
+        if item.content_base64 is None:
+            missing = True
+            continue
+        try:
+            given.append((item.name, base64.b64decode(item.content_base64, validate=True)))
+        except (binascii.Error, ValueError):
+            raise Invalid.at(f"input_files[{index}].content_base64", "is not base64") from None
+    return given, missing
+
+
+def _attributes(request: JobRequest) -> str:
+    kept = dict(request.attributes)
+    if request.batch:
+        kept["batch"] = request.batch
+    return _encode(kept).decode() if kept else "{}"
+
+
+def _indices(request: JobRequest) -> Sequence[int | None]:
+    if request.array is None:
+        return (None,)
+    return request.array.indices or range(request.array.size or 0)
+
+
+def _needs(tx: Tx, request: JobRequest, number: int, starts: Sequence[range]) -> list[tuple[int, int, str]]:
+    found: dict[int, str] = {}
+    for kind, references in (("any", request.after_any), ("ok", request.after_ok)):
+        for reference in references:
+            for on in _resolve(tx, reference, starts):
+                found[on] = kind
+    return [(number, on, kind) for on, kind in found.items() if _still_open(tx, on, kind, starts)]
+
+
+def _resolve(tx: Tx, reference: int | str, starts: Sequence[range]) -> Sequence[int]:
+    if isinstance(reference, str) and reference.startswith("#"):
+        return starts[int(reference[1:])]
+    job = find(reference)
+    return (job.id,)
+
+
+def _still_open(tx: Tx, on: int, kind: str, starts: Sequence[range]) -> bool:
+    if starts and on >= starts[0].start:
+        return True
+    state = jobs.locked(tx, [on])[on][1]
+    if state not in moves.JOB_FINAL:
+        return True
+    if kind == "ok" and state != "succeeded":
+        raise Conflict(f"after_ok: job {on} has ended as {state}")
+    return False
+
+
+class _Spec(msgspec.Struct, omit_defaults=True):
+    """What the agent is told (docs/design/agent-protocol.md)."""
+
+    kind: str
+    key: str
+    user: str
+    cores: int
+    memory_mb: int
+    storage_gb: int
+    command: list[str] = []
+    env: dict[str, str] = {}
+    name: str = ""
+    stdin: str | None = None
+    time_limit_s: float | None = None
+    input_files: list[dict[str, Any]] = []
+    output_files: list[str] = []
+    gpus: int = 0
+
+
+def _spec(request: JobRequest, defaults: JobDefaults, key: str, user: str, index: int | None) -> str:
+    env = request.env if index is None else {**request.env, "CLOUDSCHED_ARRAY_INDEX": str(index)}
+    files = [{"name": item.name, "size": item.size or 0, "mode": item.mode} for item in request.input_files]
+    spec = _Spec(
+        request.kind, key, user, request.cores or defaults.cores,
+        defaults.memory_mb if request.memory_mb is None else request.memory_mb,
+        defaults.storage_gb if request.storage_gb is None else request.storage_gb,
+        request.command, env, request.name, request.stdin, request.time_limit_s, files, request.output_files, request.gpus)
+    return _encode(spec).decode()
+
+
+# look
+
+
+def find(reference: int | str) -> Job:
+    """One job by number or key. Raises NotFound."""
+    text = str(reference)
+    job = jobs.get(int(text)) if text.isascii() and text.isdigit() and len(text) < 19 else None
+    if job is None:
+        job = jobs.by_key("queue", text) or jobs.by_key("condor", text)
+    if job is None:
+        raise NotFound(f"there is no job {text}")
+    return job
+
+
+def output(job: Job, stream: str, *, offset: int = 0, attempt: int | None = None, limit: int = 1 << 20) -> bytes:
+    """Bytes of a job's output stream of the latest (or the given) attempt."""
+    return jobs.read_data(job.id, job.attempt if attempt is None else attempt, stream, offset=offset, limit=limit)
+
+
+# change
+
+
+def cancel(reference: int | str, caller: Caller, *, wait_s: float = 0) -> Job:
+    """Cancel a job. A waiting one is cancelled at once; a running one when its agent has proved it dead (or is lost).
+
+    Waits up to `wait_s` for that; the state of the returned job tells. Raises NotFound, Forbidden, Conflict (ended).
+    """
+    job = _owned(find(reference), caller)
+    if job.state in moves.JOB_FINAL and job.state != "cancelled":
+        raise Conflict(f"job {job.id} has ended as {job.state}")
+    write(lambda tx: _cancel(tx, job.id, caller))
+    if job.node_id is not None:
+        waiters.wake_node(job.node_id)
+    return _wait_final(job.id, wait_s)
+
+
+def _cancel(tx: Tx, number: int, caller: Caller) -> None:
+    at = clock.now()
+    if move(tx, "job", number, "cancel", at=at, actor=caller.name, guard=("state IN ('pending', 'held', 'queued')", ())):
+        tx.run("UPDATE job SET goal = 'cancel' WHERE id = ?", (number,))
+        after_end(tx, [(number, "cancelled")], at=at)
+    elif tx.run("UPDATE job SET goal = 'cancel' WHERE id = ? AND goal <> 'cancel' AND state IN ('assigned', 'running')",
+                (number,)).rowcount:
+        events.append(tx, "job.cancel_request", ("job", number), at=at, actor=caller.name)
+
+
+def _wait_final(number: int, wait_s: float) -> Job:
+    until = time.monotonic() + wait_s
+    while True:
+        job = jobs.get(number)
+        if job is None:
+            raise NotFound(f"there is no job {number}")
+        if job.state in moves.JOB_FINAL or time.monotonic() >= until:
+            return job
+        time.sleep(0.05)
+
+
+def cancel_many(caller: Caller, *, ids: Sequence[int | str] = (), states: Sequence[str] = (), **filters: Any) -> int:
+    """Cancel jobs by id, or all that match the filters (batch, user, ...); returns how many were told so."""
+    if ids:
+        chosen = [find(reference) for reference in ids]
+    else:
+        if not any(filters.values()) and not states:
+            raise Invalid.at("ids", "name jobs or a filter", "ids, batch, user, name or state")
+        open_states = [s for s in (states or moves.JOB_WAITING + moves.JOB_ACTIVE) if s not in moves.JOB_FINAL]
+        chosen = jobs.find(states=open_states, limit=MAX_ARRAY, newest_first=False, **filters) if open_states else []
+    done = 0
+    for job in chosen:
+        if job.state not in moves.JOB_FINAL:
+            _owned(job, caller)
+            write(lambda tx, number=job.id: _cancel(tx, number, caller))
+            done += 1
+            if job.node_id is not None:
+                waiters.wake_node(job.node_id)
+    return done
+
+
+def hold(reference: int | str, caller: Caller, *, reason: str = "held by hand") -> Job:
+    """Keep a waiting job from being handed out. Raises Conflict when it runs or has ended."""
+    job = _owned(find(reference), caller)
+    if not write(lambda tx: move(tx, "job", job.id, "hold", at=clock.now(), actor=caller.name, reason=reason,
+                                 note={"reason": reason})) and job.state != "held":
+        raise Conflict(f"job {job.id} is {job.state}: only a pending or queued job can be held")
+    return find(job.id)
+
+
+def release(reference: int | str, caller: Caller) -> Job:
+    """Let a held job go on. Raises Conflict when it is not held."""
+    job = _owned(find(reference), caller)
+    if job.state != "held":
+        raise Conflict(f"job {job.id} is {job.state}: only a held job can be released")
+    write(lambda tx: _release_held(tx, job, caller))
+    waiters.wake_shapes([(job.shape_id, 1)])
+    return find(job.id)
+
+
+def _release_held(tx: Tx, job: Job, caller: Caller) -> None:
+    at = clock.now()
+    open_needs = tx.value("SELECT needs FROM job WHERE id = ?", (job.id,))
+    facts: dict[str, Any] = {"reason": None, "override": None}
+    if open_needs:
+        move(tx, "job", job.id, "wait", at=at, actor=caller.name, **facts)
+    else:
+        move(tx, "job", job.id, "release", at=at, actor=caller.name, queued_at=at, guard=("state = 'held'", ()), **facts)
+
+
+def retry(reference: int | str, caller: Caller, *, priority: int | None = None) -> Job:
+    """Queue an ended job again as a new one (`retry_of` names the old). Raises Conflict unless it ended badly."""
+    old = _owned(find(reference), caller)
+    if old.state not in ("failed", "timeout", "cancelled"):
+        raise Conflict(f"job {old.id} is {old.state}: only a failed, timed-out or cancelled job can be retried")
+    number = write(lambda tx: _retry(tx, old, caller, old.priority if priority is None else priority))
+    waiters.wake_shapes([(old.shape_id, 1)])
+    return find(number)
+
+
+def _retry(tx: Tx, old: Job, caller: Caller, priority: int) -> int:
+    at = clock.now()
+    number, batch = jobs.allocate(tx, "job", 1), jobs.allocate(tx, "batch", 1)
+    key = f"{_HOST}#{batch}.0#{int(at)}"
+    spec = json.loads(old.spec)
+    spec["key"] = key
+    jobs.insert(tx, [(
+        number, "queue", key, batch, 0, old.name, old.user, old.org, old.kind, old.shape_id, "queued", priority,
+        old.max_retries, old.backoff_s, old.time_limit_s, 0, old.depends_fail, None, at, at, json.dumps(spec), old.attributes,
+        old.id)], at=at, actor=caller.name)
+    tx.run('INSERT INTO job_data (job_id, attempt, name, "offset", size, data) SELECT ?, attempt, name, "offset", size, data '
+           "FROM job_data WHERE job_id = ? AND attempt = 0", (number, old.id))
+    return number
+
+
+def put_input(reference: int | str, name: str, data: bytes, caller: Caller, *, final: bool = True) -> None:
+    """Upload one declared input file of a job that has not started; the last one missing lets the job go on."""
+    job = _owned(find(reference), caller)
+    declared = {item["name"] for item in json.loads(job.spec).get("input_files", [])}
+    if name not in declared:
+        raise Invalid(f"{name}: not among the input files of job {job.id}",
+                      errors=[FieldError("name", "not declared", ", ".join(sorted(declared)) or "none")])
+    if job.state not in ("pending", "held"):
+        raise Conflict(f"job {job.id} is {job.state}: its input files cannot change any more")
+    write(lambda tx: _put_input(tx, job, name, data, declared, final))
+    waiters.wake_shapes([(job.shape_id, 1)])
+
+
+def _put_input(tx: Tx, job: Job, name: str, data: bytes, declared: set[str], final: bool) -> None:
+    at = clock.now()
+    jobs.append_output(tx, [(job.id, 0, f"in/{name}", data)])
+    if not final:
+        return
+    events.append(tx, "job.input", ("job", job.id), at=at, name=name)
+    got = {row[0].removeprefix("in/") for row in tx.all(
+        "SELECT DISTINCT name FROM job_data WHERE job_id = ? AND attempt = 0", (job.id,))}
+    if declared <= got:
+        jobs.need_met(tx, job.id, FILES)
+        jobs.release(tx, [job.id], at=at)
+
+
+def _owned(job: Job, caller: Caller) -> Job:
+    if job.source != "queue" and not caller.may("operator"):
+        raise Forbidden(f"job {job.id} belongs to an external queue; this needs the role operator")
+    if caller.may("operator") or (caller.may("submitter") and job.user == caller.name):
+        return job
+    raise Forbidden(f"job {job.id} belongs to {job.user}; the key of {caller.name} may change only its own jobs")
+
+
+# what follows when jobs end
+
+
+def after_end(tx: Tx, ended: Sequence[tuple[int, str]], *, at: float) -> list[int]:
+    """Jobs that waited for the given (id, state) are released, cancelled or held; returns those released."""
+    released: list[int] = []
+    pending = list(ended)
+    while pending:
+        on, state = pending.pop()
+        for number, kind, on_fail in jobs.dependents(tx, on):
+            if kind == "any" or state == "succeeded":
+                if jobs.need_met(tx, number, on) == 0:
+                    released += jobs.release(tx, [number], at=at)
+            elif on_fail == "hold":
+                move(tx, "job", number, "hold", at=at, reason=f"job {on} ended as {state}")
+            elif move(tx, "job", number, "cancel", at=at, reason=f"job {on} ended as {state}"):
+                pending.append((number, "cancelled"))
+    if released:
+        _wake_after(tx, released)
+    return released
+
+
+def _wake_after(tx: Tx, released: Sequence[int]) -> None:
+    shape_of = {number: row[10] for number, row in jobs.locked(tx, released).items()}
+    tx.after.append(lambda: waiters.wake_shapes(Counter(shape_of.values()).items()))
+
+
+def settle(tx: Tx, results: Sequence[jobs.Result], *, node_id: int, at: float) -> list[tuple[int, int]]:
+    """Record what a node reports; returns (job, attempt) pairs it must forget because they are no longer its own.
+
+    A result that was recorded before (its answer was lost) is accepted silently.
+    """
+    rows = jobs.locked(tx, [r.id for r in results])
+    refused: list[tuple[int, int]] = []
+    final: list[jobs.Result] = []
+    again: list[tuple[jobs.Result, float]] = []
+    ends: list[tuple[int, str]] = []
+    for r in results:
+        row = rows.get(r.id)
+        if row is None or row[2] != r.attempt or row[3] != node_id or row[1] not in moves.JOB_ACTIVE:
+            if row is None or row[2] != r.attempt or row[3] != node_id or row[1] not in moves.JOB_FINAL:
+                refused.append((r.id, r.attempt))
+            continue
+        if r.event in ("fail", "time_out") and row[4] == "run" and row[5] < row[6]:
+            again.append((r, min(BACKOFF_MAX_S, row[7] * 2.0 ** row[5])))
+            continue
+        final.append(r)
+        if row[8]:
+            ends.append((r.id, r.state))
+    if final:
+        jobs.finish(tx, final, node_id=node_id)
+    for r, pause_s in again:
+        _try_again(tx, r, pause_s, node_id=node_id, at=at)
+    if ends:
+        after_end(tx, ends, at=at)
+    return refused
+
+
+def _try_again(tx: Tx, r: jobs.Result, pause_s: float, *, node_id: int, at: float) -> None:
+    jobs.append_output(tx, [(r.id, r.attempt, name, text.encode())
+                            for name, text in (("stdout", r.stdout), ("stderr", r.stderr)) if text])
+    retries = tx.value("SELECT retries FROM job WHERE id = ?", (r.id,)) + 1
+    move(tx, "job", r.id, "retry", at=at, retries=retries, not_before=at + pause_s, placed=0, started_at=None,
+         reason=r.reason, exit_code=r.exit_code,
+         note={"node": node_id, "attempt": r.attempt, "exit_code": r.exit_code, "reason": r.reason, "state": r.state,
+               "pause_s": pause_s})
+    if pause_s <= 0 and jobs.release(tx, [r.id], at=at):
+        _wake_after(tx, [r.id])
+
+
+def release_due(tx: Tx, at: float) -> list[int]:
+    """Pending jobs whose pause is over are queued; returns them."""
+    released = jobs.release(tx, jobs.due(tx, at), at=at)
+    if released:
+        _wake_after(tx, released)
+    return released
+
+
+def redeliver(tx: Tx, items: Sequence[tuple[int, int]], *, at: float, reason: str) -> list[int]:
+    """Take (job, attempt) away from a node that has lost them: back to the queue, or failed after too many losses."""
+    back = []
+    for number, attempt in items:
+        if attempt > LOST_LIMIT:
+            guard = ("attempt = ?", (attempt,))
+            if move(tx, "job", number, "fail", at=at, reason=f"lost {attempt} times, last: {reason}", guard=guard):
+                after_end(tx, [(number, "failed")], at=at)
+        else:
+            back.append((number, attempt))
+    done = jobs.requeue(tx, back, "lose", at=at, reason=reason)
+    rows = jobs.locked(tx, done)
+    after_end(tx, [(n, "cancelled") for n, row in rows.items() if row[1] == "cancelled" and row[8]], at=at)
+    counts = Counter(row[10] for row in rows.values() if row[1] == "queued")
+    tx.after.append(lambda: waiters.wake_shapes(counts.items()))
+    return done

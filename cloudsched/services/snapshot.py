@@ -1,0 +1,196 @@
+"""What does the scheduling decision look at? Builds the domain's snapshot and policy from the store and the settings."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+from cloudsched.domain.entities import Cloud
+from cloudsched.domain.scheduling.model import (
+    DEFAULT,
+    EC2_TYPES,
+    CloudView,
+    Head,
+    JobGroup,
+    NodeView,
+    Policy,
+    RunningJob,
+    Shape,
+    SlotView,
+    Snapshot,
+)
+from cloudsched.settings import Settings
+from cloudsched.store import clouds, picture, shapes, system
+from cloudsched.store.db import Row, Tx, current
+
+HEADS = 8
+AGENT_KIND = "Agent"
+
+_policy = Policy()
+_liveness_s = 60.0
+
+
+def configure(settings: Settings) -> None:
+    """Called once when a process starts."""
+    global _policy, _liveness_s
+    _policy = make_policy(settings)
+    _liveness_s = settings.agent.lease_s
+
+
+def policy() -> Policy:
+    """The scheduling policy in force."""
+    return _policy
+
+
+def make_policy(settings: Settings) -> Policy:
+    """The keys of `cloud_scheduler.conf` (contract 6.1) that the decisions use."""
+    g, job = settings.cloud_scheduler.general, settings.cloud_scheduler.job
+    return Policy(
+        algorithm=g.scheduling_algorithm, metric=g.scheduling_metric, distribution=g.job_distribution_type,
+        cpu_weight=g.cpu_distribution_weight, memory_weight=g.memory_distribution_weight,
+        storage_weight=g.storage_distribution_weight, high_priority_support=g.high_priority_job_support,
+        high_priority_weight=g.high_priority_job_weight, graceful_shutdown=g.graceful_shutdown,
+        max_starting=g.max_starting_vm, max_destroys=g.max_destroy_threads, max_keep_alive_s=g.max_keepalive_s,
+        boot_timeout_s=g.vm_start_running_timeout, register_time_limit_s=g.condor_register_time_limit_s,
+        polling_error_threshold=g.polling_error_threshold, idle_threshold_s=g.vm_idle_threshold,
+        clean_shutdown_idle=g.clean_shutdown_idle, cleanup_missing=g.cleanup_missing_vms,
+        retire_before_lifetime=g.retire_before_lifetime, retire_before_lifetime_factor=g.retire_before_lifetime_factor,
+        retire_reallocate=g.retire_reallocate, connection_fail_threshold_s=g.vm_connection_fail_threshold,
+        connection_fail_disable_s=g.connection_fail_disable_time, proxy_shutdown_threshold_s=g.vm_proxy_shutdown_threshold,
+        ban_tracking=g.ban_tracking, ban_min_track=g.ban_min_track, ban_failrate_threshold=g.ban_failrate_threshold,
+        job_ban_timeout_s=g.job_ban_timeout_s, default_images=_pairs(job.default_vm_ami),
+        default_instance_types={DEFAULT: "m1.small", **_pairs(job.default_vm_instance_type_list),
+                                **_pairs(job.default_vm_instance_type)},
+    )
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """`value` or `cloud:value, cloud:value` as a mapping (the plain value under "default")."""
+    found = {}
+    for part in (piece.strip() for piece in text.split(",")):
+        name, colon, value = part.partition(":")
+        if part:
+            found[name.strip().lower() if colon else DEFAULT] = value.strip() if colon else part
+    return found
+
+
+def build(now: float) -> Snapshot:
+    """Everything one pass looks at, as one state of the database."""
+    with current().snapshot() as tx:
+        configured = clouds.all_clouds(removed=True)
+        bans: dict[str, set[str]] = defaultdict(set)
+        for image, cloud, _, _, banned in clouds.image_records():
+            if banned:
+                bans[cloud].add(image)
+        active = [cloud for cloud in configured if cloud.state == "active" and cloud.kind != AGENT_KIND]
+        views = [cloud_view(cloud, frozenset(bans[cloud.name])) for cloud in active]
+        names = {cloud.id: cloud.name for cloud in configured}
+        managed = {cloud.id for cloud in configured if cloud.kind != AGENT_KIND}
+        rows = [row for row in picture.live_nodes(tx) if row[1] in managed]
+        busy = picture.busy_nodes(tx)
+        groups, running = _groups(tx, now)
+        slots = sum(max(0, view.max_slots) for view in views if view.enabled)
+        return Snapshot(
+            clouds=views,
+            nodes=[node_view(row, names) for row in rows],
+            groups=groups,
+            slots=[*_agent_slots(rows, busy, now), *_external_slots()],
+            running_jobs=running,
+            limits=clouds.limits(),
+            aliases=clouds.aliases(),
+            waiting=picture.first_waiting(tx, at=now, limit=slots) if _policy.algorithm == "fifo" else None,
+            queue_read=system.setting("external_queue", "off") != "waiting",
+            active_destroys=sum(1 for row in rows if row[12] == "stopping"),
+        )
+
+
+def cloud_view(cloud: Cloud, banned: frozenset[str] = frozenset()) -> CloudView:
+    """A cloud as the decision sees it."""
+    return CloudView(
+        name=cloud.name, max_slots=cloud.max_slots, address=cloud.address, cloud_type=cloud.kind, enabled=bool(cloud.enabled),
+        priority=cloud.priority, max_memory_mb=cloud.memory_mb, max_storage_gb=cloud.storage_gb, cpu_cores=cloud.cores,
+        max_node_memory_mb=cloud.max_node_memory_mb, networks=cloud.network_names, boot_timeout_s=cloud.boot_timeout_s,
+        keep_alive_s=cloud.keep_alive_s, security_groups=tuple(cloud.option.get("security_group", ())),
+        requires_image=cloud.kind in EC2_TYPES, banned_images=banned, connection_problem=cloud.error_since is not None,
+        connection_failed_at=cloud.error_since, auto_disabled=cloud.disabled_at is not None,
+    )
+
+
+def node_view(row: Row, cloud_names: dict[int, str]) -> NodeView:
+    """A node (store.picture.NODE_COLUMNS) as the decision sees it."""
+    (number, cloud_id, user, vm_type, cores, memory_mb, storage_gb, network, status, override, force_retire, retired, state,
+     _, job_per_core, image, requested_at, running_at, hostname, name, address, slot_name, slot_address, master, _,
+     idle_since, keep_alive_s, errors, _, _, _, changed_at) = row
+    return NodeView(
+        id=number, cloud=cloud_names.get(cloud_id, ""), user=user, vm_type=vm_type, cores=cores, memory_mb=memory_mb,
+        storage_gb=storage_gb, network=network, state=status, override=override or "", force_retire=bool(force_retire),
+        retired=bool(retired), destroying=state == "stopping", job_per_core=bool(job_per_core), image=image,
+        boot_requested_at=requested_at or 0.0, running_since=running_at, hostname=hostname, alt_hostname=name,
+        ip_address=address, registered_name=slot_name, registered_address=slot_address, registered_master=master,
+        register_clock_at=changed_at if running_at is not None else None, idle_since=idle_since, keep_alive_s=keep_alive_s,
+        error_polls=errors,
+    )
+
+
+def _agent_slots(rows: list[Row], busy: dict[int, tuple[int, int]], now: float) -> list[SlotView]:
+    """Our own agents as machines of the built-in queue: registered while they are heard from."""
+    found = []
+    for row in rows:
+        if not row[29] or row[28] is None or row[28] < now - _liveness_s:
+            continue
+        count, job_id = busy.get(row[0], (0, 0))
+        found.append(SlotView(
+            name=row[19], machine=row[19], state="Claimed" if count else "Unclaimed", activity="Busy" if count else "Idle",
+            since=row[25] or row[28], user=row[2], vm_type=row[3], job_id=str(job_id) if count else "", node_id=row[0]))
+    return found
+
+
+def _external_slots() -> list[SlotView]:
+    return [SlotView(
+        name=name, machine=f["machine"], state=f["state"], activity=f["activity"], since=f["entered_current_state"],
+        address=f["address"], master_address=f["master_address"], user=f["user"] or "", vm_type=f["vm_type"],
+        slot_type=f["slot_type"], total_slots=f["total_slots"], job_id=f["global_job_id"] or f["job_id"] or "",
+        job_changed=bool(f.get("job_changed"))) for name, f in system.slots().items()]
+
+
+def _groups(tx: Tx, now: float) -> tuple[list[JobGroup], list[RunningJob]]:
+    known = shapes.known()
+    queued, running = picture.queued_counts(tx), picture.running_by_shape(tx)
+    placed: dict[int, list[int]] = defaultdict(list)
+    for shape_id, job_id, _ in picture.placed_jobs(tx):
+        placed[shape_id].append(job_id)
+    banned: dict[int, int] = defaultdict(int)
+    for shape_id, _ in picture.banned_jobs(tx, now):
+        banned[shape_id] += 1
+    blocked: dict[int, set[str]] = defaultdict(set)
+    for job_id, cloud in picture.blocks(tx, now):
+        blocked[job_id].add(cloud)
+    external = picture.external_running(tx)
+    unmarked: dict[int, list[int]] = defaultdict(list)
+    for job_id, shape_id, _, _, is_placed in external:
+        if not is_placed:
+            unmarked[shape_id].append(job_id)
+    groups = []
+    for shape_id in sorted(queued.keys() | running.keys()):
+        shape = known[shape_id]
+        waiting = queued.get(shape_id, 0) - len(placed[shape_id]) - banned[shape_id]
+        rows = picture.heads(tx, shape_id, at=now, limit=max(HEADS, shape.cores if shape.job_per_core else 1)) if waiting else []
+        groups.append(JobGroup(
+            shape=shape, unscheduled=max(waiting, len(rows)), scheduled_idle=len(placed[shape_id]),
+            running=running.get(shape_id, 0), banned=banned[shape_id], heads=tuple(Head(row[0], row[1]) for row in rows),
+            blocked={row[0]: frozenset(blocked[row[0]]) for row in rows if row[0] in blocked},
+            scheduled_idle_ids=tuple(placed[shape_id]), running_unscheduled_ids=tuple(unmarked[shape_id]),
+            oldest_idle_at=min((row[2] for row in rows if row[2] is not None), default=None),
+        ))
+    noted = [RunningJob(job_id, host or "", noted_node_id=node_id) for job_id, _, host, node_id, _ in external]
+    return groups, noted
+
+
+def with_job(snapshot: Snapshot, shape: Shape, job_id: int, priority: int) -> Snapshot:
+    """The same snapshot in which this job is among its group's heads (for `why`)."""
+    groups = []
+    for group in snapshot.groups:
+        if group.shape.id == shape.id and all(head.job_id != job_id for head in group.heads):
+            group = replace(group, heads=(*group.heads, Head(job_id, priority)), unscheduled=max(1, group.unscheduled))
+        groups.append(group)
+    return replace(snapshot, groups=groups)

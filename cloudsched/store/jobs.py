@@ -1,0 +1,343 @@
+"""How are jobs kept? The hot statements: insert, claim, finish, give back; and the reads.
+
+Hand-written SQL on tuples: this is where the rate of the whole system is decided.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cloudsched.domain.entities import Job, columns
+from cloudsched.store import events
+from cloudsched.store.db import Row, Tx, read
+
+COLUMNS = columns(Job)
+
+NEW_COLUMNS = (
+    "id, source, key, batch_id, proc, name, \"user\", org, kind, shape_id, state, priority, max_retries, backoff_s, "
+    "time_limit_s, needs, depends_fail, not_before, submitted_at, queued_at, spec, attributes, retry_of"
+)
+INSERT = (
+    f"INSERT INTO job ({NEW_COLUMNS}, goal, placed, attempt, retries, has_dependents) "
+    f"VALUES ({', '.join('?' * 23)}, 'run', 0, 0, 0, 0)"
+)
+
+LIVE = "('assigned', 'running')"
+
+
+@dataclass(slots=True)
+class Result:
+    """What an agent reports of one attempt. `event` is a moves.JOB event: succeed, fail, time_out, cancel."""
+
+    id: int
+    attempt: int
+    event: str
+    state: str
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str | None = None
+    ran_s: float | None = None
+    ended_at: float = 0.0
+    cpu_s: float | None = None
+    max_rss_mb: int | None = None
+    stdout: str = ""
+    stderr: str = ""
+    result: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job handed to a node; `spec` is JSON text."""
+
+    id: int
+    attempt: int
+    spec: str
+
+
+def allocate(tx: Tx, name: str, count: int) -> int:
+    """Take `count` consecutive numbers of the counter `name`; returns the first."""
+    last = tx.value("UPDATE counter SET value = value + ? WHERE name = ? RETURNING value", (count, name))
+    return int(last) - count + 1
+
+
+def insert(tx: Tx, rows: Sequence[Row], *, at: float, actor: str) -> None:
+    """Insert jobs given as tuples in the order of NEW_COLUMNS, with one event each."""
+    tx.many(INSERT, rows)
+    events.append_many(tx, [(at, "job.submit", "job", row[0], actor, f'{{"state": "{row[10]}"}}') for row in rows])
+
+
+def add_needs(tx: Tx, needs: Sequence[tuple[int, int, str]]) -> None:
+    """Record (job, on, kind) dependencies."""
+    tx.many("INSERT INTO job_need (job_id, on_id, kind) VALUES (?, ?, ?)", needs)
+    tx.many("UPDATE job SET has_dependents = 1 WHERE id = ?", sorted({(on,) for _, on, _ in needs}))
+
+
+# claim
+
+
+def queued_shapes(tx: Tx) -> list[int]:
+    """Ids of the shapes that have a queued job: one index step per shape, however long the queue."""
+    sql = (
+        "WITH RECURSIVE step(id) AS (SELECT min(shape_id) FROM job WHERE state = 'queued' UNION ALL "
+        "SELECT (SELECT min(shape_id) FROM job WHERE state = 'queued' AND shape_id > step.id) FROM step "
+        "WHERE step.id IS NOT NULL) SELECT id FROM step WHERE id IS NOT NULL"
+    )
+    return [row[0] for row in tx.all(sql)]
+
+
+def claim(tx: Tx, node_id: int, shape_ids: Sequence[int], *, limit: int, at: float) -> list[Claimed]:
+    """Hand up to `limit` queued jobs of these shapes to a node: highest priority first, then oldest."""
+    chosen = _choose(tx, shape_ids, limit)
+    if not chosen:
+        return []
+    sql = (
+        "UPDATE job SET state = 'assigned', node_id = ?, attempt = attempt + 1, assigned_at = ?, started_at = NULL, "
+        f"not_before = NULL WHERE id IN ({_marks(chosen)}) AND state = 'queued' RETURNING id, attempt, spec"
+    )
+    claimed = [Claimed(*row) for row in tx.all(sql, (node_id, at, *chosen))]
+    order = {number: index for index, number in enumerate(chosen)}
+    claimed.sort(key=lambda job: order[job.id])
+    events.append_many(tx, [
+        (at, "job.claim", "job", job.id, "", f'{{"node": {node_id}, "attempt": {job.attempt}}}') for job in claimed
+    ])
+    return claimed
+
+
+def _choose(tx: Tx, shape_ids: Sequence[int], limit: int) -> list[int]:
+    sql = ("SELECT -priority, id FROM job WHERE shape_id = ? AND state = 'queued' ORDER BY priority DESC, id LIMIT ?"
+           + tx.for_update)
+    heads = [tx.all(sql, (shape_id, limit)) for shape_id in shape_ids]
+    merged = heapq.merge(*heads) if len(heads) > 1 else iter(heads[0] if heads else ())
+    return [row[1] for _, row in zip(range(limit), merged, strict=False)]
+
+
+# what comes back
+
+
+def locked(tx: Tx, ids: Sequence[int]) -> dict[int, Row]:
+    """Lock jobs and read what settling needs: id -> (id, state, attempt, node_id, goal, retries, max_retries,
+    backoff_s, has_dependents, started_at, shape_id)."""
+    if not ids:
+        return {}
+    sql = (
+        "SELECT id, state, attempt, node_id, goal, retries, max_retries, backoff_s, has_dependents, started_at, shape_id "
+        f"FROM job WHERE id IN ({_marks(ids)}) ORDER BY id" + tx.lock_rows
+    )
+    return {row[0]: row for row in tx.all(sql, ids)}
+
+
+def finish(tx: Tx, results: Sequence[Result], *, node_id: int) -> None:
+    """Settle results already checked against `locked`: state, facts, output and one event each."""
+    tx.many(
+        "UPDATE job SET state = ?, ended_at = ?, started_at = COALESCE(started_at, ?), exit_code = ?, signal = ?, "
+        "reason = ?, ran_s = ?, cpu_s = ?, max_rss_mb = ?, result = ?, override = NULL WHERE id = ?",
+        [(r.state, r.ended_at, r.ended_at - (r.ran_s or 0.0), r.exit_code, r.signal, r.reason, r.ran_s, r.cpu_s,
+          r.max_rss_mb, r.result, r.id) for r in results],
+    )
+    append_output(tx, [(r.id, r.attempt, name, text.encode()) for r in results
+                       for name, text in (("stdout", r.stdout), ("stderr", r.stderr)) if text])
+    events.append_many(tx, [
+        (r.ended_at, f"job.{r.event}", "job", r.id, "", _finish_note(r, node_id)) for r in results
+    ])
+
+
+def _finish_note(r: Result, node_id: int) -> str:
+    if r.reason is None and r.signal is None:
+        code = "null" if r.exit_code is None else r.exit_code
+        return f'{{"node": {node_id}, "attempt": {r.attempt}, "exit_code": {code}}}'
+    return json.dumps({"node": node_id, "attempt": r.attempt, "exit_code": r.exit_code, "signal": r.signal,
+                       "reason": r.reason})
+
+
+def start(tx: Tx, items: Iterable[tuple[int, int, float]], *, node_id: int, at: float) -> None:
+    """Note that (job, attempt, started_at) run now on this node; stale ones change nothing."""
+    for number, attempt, started_at in items:
+        sql = ("UPDATE job SET state = 'running', started_at = ? WHERE id = ? AND attempt = ? AND node_id = ? "
+               "AND state = 'assigned'")
+        if tx.run(sql, (started_at, number, attempt, node_id)).rowcount:
+            note = f'{{"node": {node_id}, "attempt": {attempt}}}'
+            events.append_many(tx, [(at, "job.start", "job", number, "", note)])
+
+
+def requeue(tx: Tx, items: Sequence[tuple[int, int]], event: str, *, at: float, reason: str = "") -> list[int]:
+    """Put (job, attempt) back in the queue by `lose` or `give_back`; returns the ids that were really in hand.
+
+    A job that somebody wants cancelled ends as cancelled instead. A job lost more often than its limit allows is up to
+    the caller (services.jobs decides what to pass here).
+    """
+    done: list[int] = []
+    for number, attempt in items:
+        row = tx.one(f"SELECT goal, node_id FROM job WHERE id = ? AND attempt = ? AND state IN {LIVE}" + tx.lock_rows,
+                     (number, attempt))
+        if row is None:
+            continue
+        cancelled = row[0] == "cancel"
+        tx.run("UPDATE job SET state = ?, queued_at = ?, ended_at = ?, started_at = NULL, placed = 0 WHERE id = ?",
+               ("cancelled" if cancelled else "queued", at, at if cancelled else None, number))
+        note = json.dumps({"node": row[1], "attempt": attempt, "reason": reason})
+        events.append_many(tx, [(at, "job.cancel" if cancelled else f"job.{event}", "job", number, "", note)])
+        done.append(number)
+    return done
+
+
+def in_hand(tx: Tx, node_id: int) -> list[Row]:
+    """(id, attempt, goal, assigned_at, state) of what a node holds."""
+    return tx.all(f"SELECT id, attempt, goal, assigned_at, state FROM job WHERE node_id = ? AND state IN {LIVE}", (node_id,))
+
+
+# bytes of a job
+
+
+def append_output(tx: Tx, pieces: Iterable[tuple[int, int, str, bytes]]) -> None:
+    """Append (job, attempt, stream, bytes) after what is there."""
+    tx.many(
+        'INSERT INTO job_data (job_id, attempt, name, "offset", size, data) '
+        'SELECT ?, ?, ?, COALESCE(max("offset" + size), 0), ?, ? FROM job_data '
+        "WHERE job_id = ? AND attempt = ? AND name = ?",
+        [(j, a, name, len(data), data, j, a, name) for j, a, name, data in pieces],
+    )
+
+
+def data_size(tx: Tx, job_id: int, attempt: int, name: str) -> int:
+    """How many bytes are there."""
+    sql = 'SELECT COALESCE(max("offset" + size), 0) FROM job_data WHERE job_id = ? AND attempt = ? AND name = ?'
+    return int(tx.value(sql, (job_id, attempt, name)))
+
+
+def read_data(job_id: int, attempt: int, name: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
+    """Up to about `limit` bytes from `offset` (whole pieces are read and cut)."""
+    sql = ('SELECT "offset", data FROM job_data WHERE job_id = ? AND attempt = ? AND name = ? AND "offset" + size > ? '
+           'ORDER BY "offset"')
+    found = bytearray()
+    for start_at, data in read().run(sql, (job_id, attempt, name, offset)):
+        found += bytes(data)[max(0, offset - start_at):]
+        if len(found) >= limit:
+            break
+    return bytes(found[:limit])
+
+
+def data_names(job_id: int) -> list[Row]:
+    """(attempt, name, size) of everything kept for a job."""
+    sql = "SELECT attempt, name, sum(size) FROM job_data WHERE job_id = ? GROUP BY attempt, name ORDER BY name, attempt"
+    return [(a, n, int(s)) for a, n, s in read().all(sql, (job_id,))]
+
+
+# dependencies
+
+
+def dependents(tx: Tx, on_id: int) -> list[Row]:
+    """(job_id, kind, depends_fail) of jobs that wait for `on_id`."""
+    sql = ("SELECT n.job_id, n.kind, j.depends_fail FROM job_need n JOIN job j ON j.id = n.job_id WHERE n.on_id = ? "
+           "AND j.state IN ('pending', 'held')")
+    return tx.all(sql, (on_id,))
+
+
+def need_met(tx: Tx, job_id: int, on_id: int) -> int:
+    """One dependency is met; returns how many are left."""
+    tx.run("DELETE FROM job_need WHERE job_id = ? AND on_id = ?", (job_id, on_id))
+    left = int(tx.value("SELECT count(*) FROM job_need WHERE job_id = ?", (job_id,)))
+    tx.run("UPDATE job SET needs = ? WHERE id = ?", (left, job_id))
+    return left
+
+
+def release(tx: Tx, ids: Sequence[int], *, at: float, actor: str = "") -> list[int]:
+    """Pending jobs whose needs are met and whose pause is over become queued; returns those that did, with shapes."""
+    done = []
+    for number in ids:
+        sql = ("UPDATE job SET state = 'queued', queued_at = ?, not_before = NULL WHERE id = ? AND state = 'pending' "
+               "AND needs = 0 AND (not_before IS NULL OR not_before <= ?)")
+        if tx.run(sql, (at, number, at)).rowcount:
+            done.append(number)
+    events.append_many(tx, [(at, "job.release", "job", number, actor, "{}") for number in done])
+    return done
+
+
+def due(tx: Tx, at: float, *, limit: int = 1000) -> list[int]:
+    """Pending jobs whose pause is over."""
+    sql = ("SELECT id FROM job WHERE state = 'pending' AND not_before IS NOT NULL AND not_before <= ? AND needs = 0 "
+           "ORDER BY not_before LIMIT ?")
+    return [row[0] for row in tx.all(sql, (at, limit))]
+
+
+# reads
+
+
+def get(number: int) -> Job | None:
+    """One job by id."""
+    row = read().one(f"SELECT {COLUMNS} FROM job WHERE id = ?", (number,))
+    return Job(*row) if row else None
+
+
+def by_key(source: str, key: str) -> Job | None:
+    """One job by its external key; built-in keys are found by their batch and index."""
+    if source != "queue":
+        row = read().one(f"SELECT {COLUMNS} FROM job WHERE source = ? AND key = ?", (source, key))
+        return Job(*row) if row else None
+    try:
+        batch, proc = key.rsplit("#", 2)[-2].split(".")
+        args = (int(batch), int(proc), key)
+    except (ValueError, IndexError):
+        return None
+    row = read().one(f"SELECT {COLUMNS} FROM job WHERE batch_id = ? AND proc = ? AND key = ?", args)
+    return Job(*row) if row else None
+
+
+def select(where: str = "", args: Sequence[Any] = (), *, order: str = "id DESC", limit: int = 100) -> list[Job]:
+    """Jobs by an SQL condition built from constants by the caller inside the store."""
+    sql = f"SELECT {COLUMNS} FROM job{' WHERE ' + where if where else ''} ORDER BY {order} LIMIT ?"
+    return [Job(*row) for row in read().all(sql, (*args, limit))]
+
+
+_EQUAL = {"user": '"user" = ?', "batch": "batch_id = ?", "node": "node_id = ?", "source": "source = ?", "name": "name = ?"}
+
+
+def find(*, states: Sequence[str] = (), after: int | None = None, newest_first: bool = True, limit: int = 100,
+         vm_type: str = "", **equal: Any) -> list[Job]:
+    """Jobs by filters (user, batch, node, source, name, vm_type, states), keyset-paged by id."""
+    where, args = _conditions(states, vm_type, equal)
+    if after is not None:
+        where.append("id < ?" if newest_first else "id > ?")
+        args.append(after)
+    return select(" AND ".join(where), args, order="id DESC" if newest_first else "id", limit=limit)
+
+
+def count(*, states: Sequence[str] = (), vm_type: str = "", **equal: Any) -> dict[str, int]:
+    """Number of jobs by state under the same filters."""
+    where, args = _conditions(states, vm_type, equal)
+    sql = f"SELECT state, count(*) FROM job{' WHERE ' + ' AND '.join(where) if where else ''} GROUP BY state"
+    return {state: int(n) for state, n in read().all(sql, args)}
+
+
+def _conditions(states: Sequence[str], vm_type: str, equal: dict[str, Any]) -> tuple[list[str], list[Any]]:
+    where: list[str] = []
+    args: list[Any] = []
+    if states:
+        where.append(f"state IN ({_marks(states)})")
+        args += states
+    if vm_type:
+        where.append("shape_id IN (SELECT id FROM shape WHERE vm_type = ?)")
+        args.append(vm_type)
+    for name, value in equal.items():
+        if value is not None and value != "":
+            where.append(_EQUAL[name])
+            args.append(value)
+    return where, args
+
+
+def forget(tx: Tx, before: float, *, limit: int = 2000) -> int:
+    """Delete jobs that ended before `before`, with their bytes; returns how many."""
+    ids = [row[0] for row in tx.all(
+        "SELECT id FROM job WHERE state IN ('succeeded', 'failed', 'timeout', 'cancelled') AND ended_at < ? "
+        "ORDER BY id LIMIT ?", (before, limit))]
+    for table, column in (("job_data", "job_id"), ("job_need", "job_id"), ("job_need", "on_id"),
+                          ("job_boot_failure", "job_id"), ("job_block", "job_id"), ("job", "id")):
+        tx.many(f"DELETE FROM {table} WHERE {column} = ?", [(number,) for number in ids])
+    return len(ids)
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))

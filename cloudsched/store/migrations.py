@@ -1,0 +1,60 @@
+"""How does a database get from any earlier version to this one? Numbered steps, each in one transaction."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+from cloudsched import clock
+from cloudsched.errors import Conflict
+from cloudsched.store import tables
+from cloudsched.store.db import Database, Tx
+
+SCHEMA_KEY = "schema_version"
+
+
+def _foundation(database: Database, tx: Tx) -> None:
+    for model in tables.ALL:
+        model._schema.create_all(safe=False)
+    for index in tables.INDEXES:
+        tx.run(index)
+    for name in ("job", "batch"):
+        tx.run("INSERT INTO counter (name, value) VALUES (?, 0)", (name,))
+    tx.run("INSERT INTO setting (key, value) VALUES ('instance', ?)", (uuid.uuid4().hex[:12],))
+    tx.run("INSERT INTO setting (key, value) VALUES ('created_at', ?)", (clock.rfc3339(clock.now()),))
+
+
+STEPS: tuple[Callable[[Database, Tx], None], ...] = (_foundation,)
+
+
+def version(database: Database) -> int:
+    """The schema version of the database; 0 when it is empty."""
+    if "setting" not in database.orm.get_tables():
+        return 0
+    return int(database.read().value("SELECT value FROM setting WHERE key = ?", (SCHEMA_KEY,)) or 0)
+
+
+def migrate(database: Database) -> list[int]:
+    """Apply the missing steps; returns their numbers. Safe when several processes start at once.
+
+    Raises Conflict when the database was made by a newer cloudsched.
+    """
+    if version(database) > len(STEPS):
+        raise Conflict(f"the database has schema {version(database)}, this cloudsched knows {len(STEPS)}: upgrade it first")
+    applied = []
+    while (done := version(database)) < len(STEPS):
+        database.write(lambda tx, number=done: _apply(database, tx, number))
+        applied.append(done + 1)
+    return applied
+
+
+def _apply(database: Database, tx: Tx, number: int) -> None:
+    if tx.pg:
+        tx.run("SELECT pg_advisory_xact_lock(716253)")
+    if version(database) != number:
+        return
+    STEPS[number](database, tx)
+    if number == 0:
+        tx.run("INSERT INTO setting (key, value) VALUES (?, '1')", (SCHEMA_KEY,))
+    else:
+        tx.run("UPDATE setting SET value = ? WHERE key = ?", (str(number + 1), SCHEMA_KEY))

@@ -1,0 +1,1 @@
+"""What do tests and simulations need? Factories, manual clock, simulated fleets."""
