@@ -86,17 +86,22 @@ def fleet(options: argparse.Namespace, *, jobs: int, full: bool) -> Snapshot:
     per_cloud = -(-options.nodes // options.clouds)
     slots = per_cloud if full else per_cloud + per_cloud // 10
     types = [(f"user{number % 100}", f"type{number}") for number in range(options.types)]
-    nodes = [node(number, options.clouds, dice.choice(types)) for number in range(options.nodes)]
+    nodes = [
+        node(number, options.clouds, dice.choice(types), busy=dice.random() < 0.9)
+        for number in range(options.nodes)
+    ]
     return Snapshot(
         clouds=[CloudView(f"cloud{number}", slots, priority=number % 5) for number in range(options.clouds)],
         nodes=nodes,
         groups=groups(types, jobs=jobs, shapes=options.shapes_per_type, clouds=options.clouds),
-        slots=[registered(each, busy=dice.random() < 0.9) for each in nodes if each.state == "Running"],
+        slots=[registered(each) for each in nodes if each.state == "Running"],
         limits={f"user{number}": 150 for number in range(0, 100, 3)},
     )
 
 
-def node(number: int, clouds: int, owner: tuple[str, str]) -> NodeView:
+def node(number: int, clouds: int, owner: tuple[str, str], *, busy: bool) -> NodeView:
+    hostname = f"node{number}.cloud{number % clouds}.example.org"
+    address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
     return NodeView(
         id=number,
         cloud=f"cloud{number % clouds}",
@@ -108,8 +113,11 @@ def node(number: int, clouds: int, owner: tuple[str, str]) -> NodeView:
         state="Starting" if number % 50 == 0 else "Running",
         boot_requested_at=NOW - 100,
         running_since=NOW - 60,
-        hostname=f"node{number}.cloud{number % clouds}.example.org",
-        ip_address=f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}",
+        hostname=hostname,
+        ip_address=address,
+        registered_name=hostname,
+        registered_address=f"<{address}:9618>",
+        idle_since=None if busy else NOW - 60,
         keep_alive_s=600,
     )
 
@@ -131,7 +139,8 @@ def groups(types: list[tuple[str, str]], *, jobs: int, shapes: int, clouds: int)
     return found
 
 
-def registered(owner: NodeView, *, busy: bool) -> SlotView:
+def registered(owner: NodeView) -> SlotView:
+    busy = owner.idle_since is None
     return SlotView(
         name=f"slot1@{owner.hostname}",
         machine=owner.hostname,

@@ -76,8 +76,8 @@ class Sealer:
         try:
             return self._opened().decrypt(self._token(sealed)).decode()
         except InvalidToken:
-            raise SealError("a stored secret cannot be opened: the key it was sealed with is not among those "
-                            f"of {self._place()}, or it was changed") from None
+            raise SealError("a stored secret cannot be opened: the key it was sealed with is none of "
+                            f"those in {self._place()}, or it was changed") from None
 
     def reseal(self, sealed: str) -> str:
         """The same text under the newest key. Raises SealError as `open` does."""
@@ -86,7 +86,8 @@ class Sealer:
     def derive(self, label: str) -> str:
         """A secret that belongs to `label`: the same each time, until the oldest key is forgotten."""
         key = base64.urlsafe_b64decode(self._keys[-1])
-        return base64.urlsafe_b64encode(hmac.digest(key, label.encode(), "sha256")).decode("ascii").rstrip("=")
+        digest = hmac.digest(key, label.encode(), "sha256")
+        return base64.urlsafe_b64encode(digest).decode("ascii").rstrip("=")
 
     def rotate(self) -> Sealer:
         """A new key in front of the old ones, saved. Raises SealError when keys come from the environment."""

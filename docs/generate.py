@@ -101,8 +101,8 @@ whose name ends in `_s` are in seconds here, even where the classic file counts 
 
 def sample_file() -> str:
     lines = ["# Settings of cloudsched, each with its default. Uncomment what you change.",
-             "# docs/reference/settings.md tells the same; `cloudsched config show --origin` tells which values",
-             "# are in force and where they come from."]
+             "# docs/reference/settings.md tells the same; `cloudsched config show --origin` tells what",
+             "# is in force, and where it comes from."]
     for section, cls in SECTIONS.items():
         lines += ["", f"[{section}]", f"# {_about(cls)}"]
         for name, key in declared(cls).items():

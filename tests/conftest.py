@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cloudsched.clock import ManualClock
+from cloudsched.store.db import Database, open_database
+from cloudsched.store.migrations import migrate
 
 from .postgres import PostgresUnavailable, TestServer, find_server
 
@@ -99,6 +102,52 @@ def database_url(request: pytest.FixtureRequest, tmp_state: Path) -> str:
         return f"sqlite:///{tmp_state / 'cloudsched.db'}"
     url: str = request.getfixturevalue("pg_url")
     return url
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy: migrating once is enough for a session."""
+    path = tmp_path_factory.mktemp("migrated") / "cloudsched.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database(request: pytest.FixtureRequest, tmp_state: Path) -> Iterator[Database]:
+    """An open, migrated, empty database: every test that asks for it runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        yield from _opened(_copy(request.getfixturevalue("migrated_file"), tmp_state))
+        return
+    server: TestServer = request.getfixturevalue("pg_server")
+    template = request.getfixturevalue("pg_template")("migrated", _migrate)
+    name = f"t_{os.getpid()}_{next(_numbers)}"
+    yield from _opened(server.create(name, template=template))
+    server.drop(name)
+
+
+@pytest.fixture
+def sqlite_database(migrated_file: Path, tmp_state: Path) -> Iterator[Database]:
+    """The same on SQLite alone, for tests whose subject is not the database."""
+    yield from _opened(_copy(migrated_file, tmp_state))
+
+
+def _copy(migrated: Path, state: Path) -> str:
+    copy = state / "cloudsched.db"
+    shutil.copy(migrated, copy)
+    copy.chmod(0o600)
+    return f"sqlite:///{copy}"
+
+
+def _opened(url: str) -> Iterator[Database]:
+    opened = open_database(url)
+    yield opened
+    opened.close()
+
+
+def _migrate(url: str) -> None:
+    opened = open_database(url)
+    migrate(opened)
+    opened.close()
 
 
 def _free_port() -> int:

@@ -65,7 +65,7 @@ class Agent:
         os.makedirs(work, 0o700, exist_ok=True)
         self._lock = _lock(work)
         if options.run_as:
-            privileges.become(options.run_as, work)
+            privileges.become(options.run_as, work, secure=options.address.secure)
         self._options = options
         self._mark = _machine_mark(work)
         _kill_leftovers(self._mark, work)

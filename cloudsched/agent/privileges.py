@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 
 from cloudsched.agent.scratch import remove_tree
@@ -11,7 +12,7 @@ class CannotBecome(Exception):
     """Why not, and what would help."""
 
 
-def become(user: str, work_dir: str) -> None:
+def become(user: str, work_dir: str, *, secure: bool = False) -> None:
     """Give `work_dir` to `user` and become that user for good; raises CannotBecome."""
     import pwd
 
@@ -23,6 +24,7 @@ def become(user: str, work_dir: str) -> None:
         return
     if os.geteuid() != 0:
         raise CannotBecome("run-as: only root can become %s; start the agent as %s or as root" % (user, user))
+    _load_what_comes_late(secure)
     _hand_over(work_dir, entry.pw_uid, entry.pw_gid)
     os.setgroups([])
     os.setgid(entry.pw_gid)
@@ -48,6 +50,12 @@ def reachable(path: str, uid: int, gid: int) -> bool:
         if folder == "/":
             return True
         folder = os.path.dirname(folder)
+
+
+def _load_what_comes_late(secure: bool) -> None:
+    # The new user may not be able to read the library (a Python in somebody's home).
+    for module in ("ctypes", "glob", "resource", "subprocess", *(("ssl", "encodings.idna") if secure else ())):
+        importlib.import_module(module)
 
 
 def _hand_over(work_dir: str, uid: int, gid: int) -> None:

@@ -138,7 +138,9 @@ class Connection:
         if self._aborted:
             raise Unreachable("aborted")
         where = self._address
-        sock = socket.create_connection((where.host, where.port), timeout=CONNECT_TIMEOUT_S)
+        # As bytes: a host given as text loads the tables of international names first.
+        host = where.host.encode("ascii") if where.host.isascii() else where.host.encode("idna")
+        sock = socket.create_connection((host, where.port), timeout=CONNECT_TIMEOUT_S)  # type: ignore[arg-type]
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if where.secure:
             import ssl

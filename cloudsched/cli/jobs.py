@@ -149,7 +149,7 @@ def run_wait(args: argparse.Namespace) -> int:
     if bool(args.ids) == bool(args.batch):
         return fail("name either job ids or --batch BATCH", EXIT_USAGE)
     session = open_session(args)
-    ids = args.ids or [job["id"] for job in session.client.items("/jobs", batch=args.batch)]
+    ids = args.ids or [job["id"] for job in session.client.items("/jobs", batch=args.batch, order="id")]
     jobs = wait_for(session, ids, batch=args.batch)
     if args.as_json:
         session.screen.json(jobs)
@@ -313,7 +313,9 @@ def _told(session: Session, one: str, job: Any) -> int:
     """The state after a wish, in a line."""
     found = job if isinstance(job, dict) else {"id": one}
     goal = f" (wanted: {found['goal']})" if found.get("goal") not in (None, "run") else ""
-    _said(session, found, f"{found.get('id', one)}\t{found.get('state', 'done')}{goal}")
+    new = str(found.get("id", one))
+    retry = f" (a retry of {found['retry_of']})" if found.get("retry_of") and new != one else ""
+    _said(session, found, f"{new}\t{found.get('state', 'done')}{goal}{retry}")
     return EXIT_OK
 
 

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from cloudsched.cli.commands import EXIT_OK, build_parser, command_in
 
@@ -50,7 +51,8 @@ def _run(words: list[str]) -> int:
 
 def _guarded(args: argparse.Namespace) -> int:
     try:
-        status: int = args.run(args)
+        with ExitStack() as args.closing:
+            status: int = args.run(args)
         sys.stdout.flush()
         return status
     except BrokenPipeError:

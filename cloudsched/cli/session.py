@@ -32,10 +32,14 @@ class Listing(NamedTuple):
 
 
 def open_session(args: argparse.Namespace) -> Session:
-    """ClientError: the address or key file named in the arguments or environment cannot be used."""
+    """The client is closed when the command ends.
+
+    ClientError: the address or key file named in the arguments or environment cannot be used.
+    """
     from cloudsched.client import locate
 
     client = locate(args.server, state=args.state, key_file=args.key_file)
+    args.closing.callback(client.close)
     return Session(client, Screen(as_json=args.as_json))
 
 

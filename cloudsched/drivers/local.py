@@ -186,7 +186,7 @@ class LocalDriver:
             entry = pwd.getpwnam(UNPRIVILEGED)
         except KeyError:
             return "", f"jobs run as root: there is no user {UNPRIVILEGED}"
-        if privileges.reachable(str(self._root / "x" / "x"), entry.pw_uid, entry.pw_gid):
+        if privileges.reachable(str(self._root / "x"), entry.pw_uid, entry.pw_gid):
             return UNPRIVILEGED, ""
         return "", f"jobs run as root: {UNPRIVILEGED} cannot reach {self._root} (mode 711 on what is above it helps)"
 
@@ -299,7 +299,7 @@ class LocalDriver:
             return Check("job user", ok=False, detail=f"run_as: there is no user {user!r} on this machine")
         if os.geteuid() not in (0, entry.pw_uid):
             return Check("job user", ok=False, detail=f"run_as: only root can start agents as {user}")
-        good = privileges.reachable(str(self._root / "x" / "x"), entry.pw_uid, entry.pw_gid)
+        good = privileges.reachable(str(self._root / "x"), entry.pw_uid, entry.pw_gid)
         detail = f"jobs run as {user}" if good else f"run_as: {user} cannot reach {self._root}; 711 above it helps"
         return Check("job user", ok=good, detail=detail)
 

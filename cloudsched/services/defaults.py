@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloudsched.domain.submission import JobRequest
+from cloudsched.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -65,3 +66,12 @@ def set_job_defaults(defaults: JobDefaults) -> None:
 def job_defaults() -> JobDefaults:
     """The defaults in force."""
     return _defaults
+
+
+def from_settings(settings: Settings) -> JobDefaults:
+    """The `[job]` section of the configuration."""
+    job = settings.cloud_scheduler.job
+    return JobDefaults(
+        vm_type=job.default_vm_type, network=job.default_vm_network, cores=job.default_vm_cpu_cores,
+        memory_mb=job.default_vm_mem, storage_gb=job.default_vm_storage, targets=tuple(job.default_target_clouds),
+        job_per_core=job.default_vm_job_per_core, maximum_price=job.default_vm_maximum_price)

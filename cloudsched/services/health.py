@@ -57,6 +57,8 @@ def _loops(expected: bool | None) -> list[dict[str, Any]]:
         return []
     found = []
     for name, pulse in pulses.items():
+        if ":" in name:
+            continue  # a loop of one process alone: its row outlives the process
         age_s = at - (pulse.last_cycle_at or pulse.created_at)
         late = age_s > MISSED_BEATS * pulse.interval_s + (pulse.took_s or 0.0) + 1.0
         text = f"last cycle {age_s:.0f} s ago, every {pulse.interval_s:g} s" if late else ""
@@ -82,7 +84,7 @@ def loops() -> list[dict[str, Any]]:
     at, leaders = clock.now(), {name: (holder, until) for name, holder, until, _ in system.leases()}
     found = []
     for name, pulse in system.pulses().items():
-        holder, until = leaders.get(name, leaders.get("engine", ("", 0.0)))
+        holder, until = leaders.get(name, (name.partition(":")[2], at + 1))
         found.append({
             "name": name, "leader": holder if until > at else None, "interval_s": pulse.interval_s,
             "created_at": clock.rfc3339(pulse.created_at), "last_cycle_at": clock.rfc3339(pulse.last_cycle_at),

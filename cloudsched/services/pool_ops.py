@@ -113,12 +113,39 @@ def _adjust(tx: Tx, cloud: Cloud, slots: int, *, actor: str) -> list[Node] | Non
     row, at = store.lock_cloud(tx, cloud.id), clock.now()
     if row is None or row[1] == slots:
         return None
-    excess = [node for node in nodes.live(cloud_id=cloud.id) if not node.retired][slots:][::-1]
     note = {"name": cloud.name, "slots": slots, "before": row[1]}
     clouds.update(tx, cloud.id, at=at, event="cloud.adjust", actor=actor, note=note, max_slots=slots)
+    return _shadow_excess(tx, cloud.id, slots, actor=actor)
+
+
+def _shadow_excess(tx: Tx, number: int, slots: int, *, actor: str) -> list[Node]:
+    excess = [node for node in nodes.live(cloud_id=number) if not node.retired][slots:][::-1]
     for node in excess:
-        nodes.update(tx, node.id, event="node.shadow", at=at, actor=actor, note={"slots": slots}, retired=1)
+        _to_shadow(tx, node, actor=actor, reason=f"the cloud has {slots} slots")
     return excess
+
+
+def _to_shadow(tx: Tx, node: Node, *, actor: str, reason: str) -> None:
+    nodes.update(tx, node.id, event="node.shadow", at=clock.now(), actor=actor, note={"reason": reason}, retired=1)
+
+
+def retire_excess(cloud: Cloud, *, settings: Settings, actor: str = "") -> list[Retirement]:
+    """Nodes beyond the cloud's present maximum, newest first, go to the retired shadow and are retired."""
+    def shadow(tx: Tx) -> list[Node]:
+        row = store.lock_cloud(tx, cloud.id)
+        return [] if row is None else _shadow_excess(tx, cloud.id, row[1], actor=actor)
+
+    return [_retire(node, settings, actor=actor) for node in write(shadow)]
+
+
+def retire_to_shadow(number: int, *, settings: Settings, reason: str, actor: str = "", or_destroy: bool = False) -> None:
+    """One node that does not fit any more: into the shadow, then retired; destroyed if that is refused and asked."""
+    node = nodes.get(number)
+    if node is None or not pool.is_live(node.state):
+        return
+    write(lambda tx: _to_shadow(tx, node, actor=actor, reason=reason))
+    if not _retire(node, settings, actor=actor).accepted and or_destroy:
+        stop_nodes([node], actor=actor, reason=reason)
 
 
 def _write_back(cloud: Cloud, slots: int, settings: Settings) -> None:

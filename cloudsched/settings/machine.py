@@ -27,6 +27,8 @@ from .sections import Settings, mask_url
 
 _MIN_FREE_MB = 500
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+# Passing through is needed by users that jobs run as; listing and changing is not.
+_TOO_OPEN = stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
 
 
 class Finding(NamedTuple):
@@ -49,8 +51,8 @@ def _state(settings: Settings) -> Iterator[Finding]:
     if problem:
         yield Finding("error", "state.dir", problem)
         return
-    if state.exists() and state.stat().st_mode & _OTHERS & ~0o050:
-        yield Finding("warning", "state.dir", f"{state} is open to other users: chmod 700 {state}")
+    if state.exists() and state.stat().st_mode & _TOO_OPEN:
+        yield Finding("warning", "state.dir", f"{state} is open to other users: chmod 711 {state}")
     free_mb = shutil.disk_usage(_existing(state)).free // 2**20
     if free_mb < _MIN_FREE_MB:
         yield Finding("warning", "state.dir", f"only {free_mb} MB are free under {state}")

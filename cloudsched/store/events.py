@@ -30,7 +30,7 @@ class Event:
     data: str
 
 
-def append(tx: Tx, kind: str, subject: tuple[str, int], *, at: float, actor: str = "", **data: Any) -> None:
+def append(tx: Tx, kind: str, subject: tuple[str, int], /, *, at: float, actor: str = "", **data: Any) -> None:
     """Write one event in the caller's transaction; `subject` is (noun, id)."""
     append_many(tx, [(at, kind, subject[0], subject[1], actor, json.dumps(data, default=str) if data else "{}")])
 

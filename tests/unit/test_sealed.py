@@ -69,6 +69,14 @@ def test_rotation(tmp_state: Path) -> None:
     assert stat.S_IMODE((tmp_state / FILE_NAME).stat().st_mode) == 0o600
 
 
+def test_a_derived_secret_outlives_the_rotation_and_differs_by_label(tmp_state: Path) -> None:
+    sealer = Sealer.load(tmp_state, {})
+    derived = sealer.derive("one")
+    assert derived == Sealer.load(tmp_state, {}).derive("one") == sealer.rotate().derive("one")
+    assert derived != sealer.derive("two")
+    assert derived not in (tmp_state / FILE_NAME).read_text()
+
+
 def test_another_key_or_a_changed_text_is_refused(tmp_state: Path) -> None:
     sealer = Sealer.load(tmp_state, {})
     sealed = sealer.seal("word")

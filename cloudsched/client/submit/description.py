@@ -19,7 +19,15 @@ from typing import Any
 
 from cloudsched.client.submit import queue, translate
 from cloudsched.client.submit.errors import Place, SubmitError
-from cloudsched.client.submit.lexer import Assign, Condition, Directive, Queue, Statement, statements
+from cloudsched.client.submit.lexer import (
+    Assign,
+    Condition,
+    Directive,
+    Queue,
+    Statement,
+    refuse_binary,
+    statements,
+)
 from cloudsched.client.submit.macros import Macros
 
 # The release of the language this reader follows; what `if version >= ...` compares with.
@@ -98,6 +106,7 @@ def read_text(
     )
     reader.set_automatic(submit_file, now or datetime.now().astimezone())
     for name, value in (define or {}).items():
+        refuse_binary(value, _COMMAND_LINE.file)
         reader.macros.assign(_attribute(name), value, _COMMAND_LINE)
     reader.run(text, file)
     if queue_arguments is not None:
@@ -188,7 +197,7 @@ class _Reader:
         if depth >= _MAX_INCLUDES:
             raise SubmitError(f"includes are nested more than {_MAX_INCLUDES} deep", place)
         path = self._directory / text
-        if "ifexist" in statement.option and not path.exists():
+        if "ifexist" in statement.option and not os.path.exists(path):
             return
         self.run(_text_of(path, place), text, depth + 1)
 

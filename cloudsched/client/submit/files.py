@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 _MAX_STDIN_BYTES = 1_000_000
+_MAX_FILES = 10_000
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 Entry = dict[str, str]
@@ -29,7 +31,7 @@ def is_url(text: str) -> bool:
 def transferred_program(transfer: Transfer, path: Path) -> Entry:
     """The program as an input file; ValueError when there is none."""
     if path not in transfer.programs:
-        if not path.is_file():
+        if not _is_file(path):
             raise ValueError(f"{path} is no file; for a program of the node set transfer_executable = false")
         transfer.programs[path] = {"name": path.name, "path": str(path)}
     return dict(transfer.programs[path])
@@ -74,6 +76,13 @@ def stdin_text(transfer: Transfer, path: Path) -> str:
     return text
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _entries(transfer: Transfer, path: Path, *, contents_only: bool) -> list[Entry]:
     key = (path, contents_only)
     if key not in transfer.inputs:
@@ -82,10 +91,15 @@ def _entries(transfer: Transfer, path: Path, *, contents_only: bool) -> list[Ent
 
 
 def _listed(path: Path, *, contents_only: bool) -> list[Entry]:
-    if path.is_file():
-        return [{"name": path.name, "path": str(path)}]
-    if not path.is_dir():
-        raise ValueError(f"{path} does not exist")
-    top = path if contents_only else path.parent
-    found = sorted(entry for entry in path.rglob("*") if entry.is_file())
+    try:
+        if path.is_file():
+            return [{"name": path.name, "path": str(path)}]
+        if not path.is_dir():
+            raise ValueError(f"{path} does not exist")
+        top = path if contents_only else path.parent
+        found = sorted(islice((entry for entry in path.rglob("*") if entry.is_file()), _MAX_FILES + 1))
+    except OSError as problem:
+        raise ValueError(f"cannot read {problem.filename or path}: {problem.strerror}") from None
+    if len(found) > _MAX_FILES:
+        raise ValueError(f"{path} holds more than {_MAX_FILES} files; give them as one archive")
     return [{"name": str(entry.relative_to(top)), "path": str(entry)} for entry in found]

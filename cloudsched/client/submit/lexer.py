@@ -66,6 +66,7 @@ Statement = Assign | Condition | Directive | Queue
 
 def statements(text: str, file: str) -> Iterator[Statement]:
     """The statements of one file in order; SubmitError names the first line that is none."""
+    refuse_binary(text, file)
     lines = _logical_lines(text)
     for number, line in lines:
         place = Place(file, number)
@@ -82,6 +83,13 @@ def statements(text: str, file: str) -> Iterator[Statement]:
         else:
             wanted = "'name = value', 'queue ...', if, include or a # comment"
             raise SubmitError(f"{line[:60]!r} is no statement; wanted {wanted}", place)
+
+
+def refuse_binary(text: str, file: str) -> None:
+    """A NUL character can be in no path, argument or environment: SubmitError names its line."""
+    at = text.find("\0")
+    if at >= 0:
+        raise SubmitError("a NUL character; is this a binary file?", Place(file, text.count("\n", 0, at) + 1))
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:

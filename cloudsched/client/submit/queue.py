@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloudsched.client.submit.errors import Place, SubmitError
-from cloudsched.client.submit.lexer import Queue
+from cloudsched.client.submit.lexer import Queue, refuse_binary
 from cloudsched.client.submit.macros import Macros
 
 _KEYWORD = re.compile(r"(?<![\w.])(in|from|matching)(?![\w.])", re.IGNORECASE)
@@ -144,10 +144,8 @@ def _matching(lines: list[str], directory: Path, place: Place, kind: str) -> Ite
     found: dict[str, None] = {}
     for pattern in _listed(lines, directory, place, kind):
         for path in _globbed(pattern, directory, place):
-            whole = directory / path
-            if (kind == "files" and not whole.is_file()) or (kind == "dirs" and not whole.is_dir()):
-                continue
-            found[path] = None
+            if _is_kind(directory / path, kind):
+                found[path] = None
     return found
 
 
@@ -162,6 +160,13 @@ def _globbed(pattern: str, directory: Path, place: Place) -> Sequence[str]:
     except (ValueError, NotImplementedError, OSError) as problem:
         raise SubmitError(f"{pattern!r} is no usable pattern: {problem}", place) from None
     return [str(name if root else name.relative_to(base)) for name in names]
+
+
+def _is_kind(path: Path, kind: str) -> bool:
+    try:
+        return kind == "any" or (path.is_file() if kind == "files" else path.is_dir())
+    except OSError:
+        return False
 
 
 def _hidden(name: str, pattern: str) -> bool:
@@ -184,10 +189,12 @@ def _split_row(item: str, parts: int) -> Iterator[str]:
 
 def _read(path: Path, place: Place) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         why = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8 text"
         raise SubmitError(f"cannot read the items of {path}: {why}", place) from None
+    refuse_binary(text, str(path))
+    return text
 
 
 _ITEMS = {"in": _listed, "from": _from, "matching": _matching}

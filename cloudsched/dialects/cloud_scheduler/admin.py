@@ -9,7 +9,7 @@ from cloudsched.dialects.cloud_scheduler import messages as say
 from cloudsched.dialects.cloud_scheduler.calls import Call, Given, NoSuchValue, Rest
 from cloudsched.dialects.cloud_scheduler.layout import Layout
 from cloudsched.errors import Invalid
-from cloudsched.services import pool_clouds, pool_limits, pool_ops, pool_proxies, pool_switches
+from cloudsched.services import pool_limits, pool_ops, pool_proxies, pool_switches, pool_sync
 from cloudsched.services.pool import UnknownCloud, UnknownNode
 from cloudsched.services.pool_ops import Retirement
 from cloudsched.settings import Settings
@@ -208,7 +208,7 @@ class Admin:
         return ""
 
     def _reconfig(self, layout: Layout) -> str:
-        pool_clouds.reconfigure(self._settings, actor=ACTOR)
+        pool_sync.reconfigure(self._settings, actor=ACTOR)
         return ""
 
     def _refresh_jobs(self, layout: Layout, user: str) -> str:

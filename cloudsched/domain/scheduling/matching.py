@@ -29,13 +29,14 @@ class Matches:
         slots = self.by_node.get(node_id)
         if not slots:
             return False
-        for slot in slots:  # a plain loop: most nodes have one slot, and all nodes are asked
+        # Plain loops here: most nodes have one slot, and all nodes are asked.
+        for slot in slots:  # noqa: SIM110
             if slot.state != "Unclaimed" or slot.activity != "Idle":
                 return False
         return True
 
     def claimed(self, node_id: int) -> bool:
-        for slot in self.by_node.get(node_id, ()):
+        for slot in self.by_node.get(node_id, ()):  # noqa: SIM110
             if slot.state == "Claimed":
                 return True
         return False

@@ -18,7 +18,7 @@ from cloudsched.domain.scheduling.fleet import Room, Use
 from cloudsched.domain.scheduling.matching import Matches
 from cloudsched.domain.scheduling.model import ERROR, RETIRING, STARTING, NodeView
 from cloudsched.domain.scheduling.plan import Destroy, Plan, Retire
-from cloudsched.domain.scheduling.shares import current_shares, differences
+from cloudsched.domain.scheduling.shares import current_shares, differences, spread
 
 
 @dataclass(slots=True)
@@ -58,9 +58,11 @@ def balance(board: Board) -> Balance:
     }
     wishes = {user_type: -number for user_type, number in numbers.items() if number < 0}
     wanted = _usable_wishes(board, wishes)
-    wanted = {user_type: number for user_type, number in wanted.items() if number > 0}
+    wanted = {
+        user_type: number for user_type, number in wanted.items() if number and _hosts(board, user_type)
+    }
     if not wanted:
-        return Balance(why_nothing="no type wants more nodes than it has")
+        return Balance(why_nothing="no type could use more nodes than it has")
     if all(_has_room(board, user_type) for user_type in wanted):
         return Balance(why_nothing="every type that wants nodes still finds room")
     wanted = _less_free_room(board, wanted)
@@ -100,7 +102,7 @@ def damped(
     types = {**board.tally.types, **after}
     current = current_shares(types, board.policy)
     total = sum(use.nodes for use in types.values())
-    again = differences(current, board.shares.desired)
+    again = spread(differences(current, board.shares.desired), board.shares.limited)
     for user_type, number in numbers.items():
         back = rounded(again.get(user_type, 0.0) * total)
         if number * back < 0:

@@ -41,7 +41,7 @@ def compute_shares(tally: Tally, demand: Demand, policy: Policy, *, limits: Mapp
     limited = frozenset(
         user_type for user_type in diff if not _can_grow(user_type, tally=tally, demand=demand, limits=limits)
     )
-    return Shares(current, desired, _spread(diff, limited), limited)
+    return Shares(current, desired, spread(diff, limited), limited)
 
 
 def current_shares(types: Mapping[str, Use], policy: Policy) -> dict[str, float]:
@@ -79,6 +79,16 @@ def differences(current: Mapping[str, float], desired: Mapping[str, float]) -> d
     return diff
 
 
+def spread(diff: dict[str, float], limited: frozenset[str]) -> dict[str, float]:
+    """What the limited types may not grow into goes to the others, each an equal part."""
+    free = len(diff.keys() - limited)
+    unused = sum(diff[user_type] for user_type in limited if user_type in diff and diff[user_type] < 0)
+    if not free or not unused:
+        return diff
+    each = unused / free
+    return {key: value if key in limited else value + each for key, value in diff.items()}
+
+
 def type_at_limit(kind: TypeDemand, nodes: int) -> bool:
     """Whether every waiting job of the type has a VMTypeLimit that its nodes have reached."""
     waiting = [group for group in kind.groups if group.unscheduled > 0]
@@ -97,15 +107,6 @@ def _can_grow(user_type: str, *, tally: Tally, demand: Demand, limits: Mapping[s
     if user_at_limit(user, tally, limits):
         return False
     return kind is None or not type_at_limit(kind, tally.nodes_of(user_type))
-
-
-def _spread(diff: dict[str, float], limited: frozenset[str]) -> dict[str, float]:
-    free = len(diff) - len(limited)
-    unused = sum(diff[user_type] for user_type in limited if diff[user_type] < 0)
-    if not free or not unused:
-        return diff
-    each = unused / free
-    return {key: value if key in limited else value + each for key, value in diff.items()}
 
 
 def _count(desired: dict[str, float], users: Mapping[str, list[str]], weight: float) -> None:

@@ -166,10 +166,11 @@ def test_possible_looks_at_the_maxima_alone() -> None:
 
 
 def test_capacity_is_charged_by_a_planned_boot() -> None:
-    pool = board(cloud(max_slots=1))
     what = shape()
-    pool.demand._add(group(what, 1, 2))
+    jobs = group(what, 1, 2)
+    pool = Board(Snapshot(clouds=(cloud(max_slots=1),), groups=(jobs,)), Policy())
     assert pool.capacity.has_room("alpha", what)
-    assert pool.boot(Waiting(group(what, 1).heads[0], group(what, 1)), "share", reason="") is not None
+    assert pool.boot(Waiting(jobs.heads[0], jobs), "share", reason="") is not None
     assert not pool.capacity.has_room("alpha", what)
     assert not pool.capacity.has_room("nowhere", what)
+    assert pool.boot(Waiting(jobs.heads[1], jobs), "share", reason="") is None

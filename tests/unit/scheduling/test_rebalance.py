@@ -101,6 +101,23 @@ def test_nothing_for_a_type_no_cloud_could_host() -> None:
     assert taken(plan) == (0, 0)
 
 
+def test_a_type_no_cloud_could_host_does_not_make_it_act() -> None:
+    # b finds one free slot; d finds none, but no node taken away would help d.
+    groups = (
+        waiting("a", "x", 20),
+        waiting("b", "x", 20, first=100),
+        waiting("d", "x", 20, first=200, cores=99),
+    )
+    clouds = (cloud(max_slots=11, cpu_cores=8),)
+    assert taken(run(*groups, fleet=nodes(10, "a", "x"), clouds=clouds)) == (0, 0)
+
+
+def test_what_a_limited_user_may_not_use_is_reached_by_the_others() -> None:
+    # b may not grow, so a and c are to have half each, not a third.
+    groups = (waiting("a", "x", 20), waiting("b", "x", 20, first=100), waiting("c", "x", 20, first=200))
+    assert taken(run(*groups, fleet=nodes(10, "a", "x"), limits={"b": 0})) == (5, 0)
+
+
 def test_one_type_without_room_makes_it_act_and_free_room_lessens_the_wish() -> None:
     # b fits the one free slot of "tiny"; c fits alpha only, which is full.
     clouds = (cloud("alpha", 10), cloud("tiny", 1, max_node_memory_mb=100))
@@ -211,7 +228,7 @@ def test_clouds_with_connection_trouble_and_nodes_being_destroyed_are_left_alone
 
 def test_nothing_to_do_says_why() -> None:
     board = Board(Snapshot(clouds=(cloud(),), nodes=nodes(3, "a", "x")), Policy())
-    assert balance(board).why_nothing == "no type wants more nodes than it has"
+    assert balance(board).why_nothing == "no type could use more nodes than it has"
 
 
 @pytest.mark.parametrize(

@@ -243,3 +243,11 @@ def test_automatic_variables():
         "arguments = $(OPSYS) $(IsLinux) $(IsWindows) [$(Node)] $(Cluster).$(ProcId)", cluster=77
     )
     assert words == ["LINUX", "true", "false", "[]", "77.0"]
+
+
+def test_a_nul_character_is_refused_with_its_line(tmp_path):
+    with pytest.raises(SubmitError, match="job:4: a NUL character"):
+        arguments_of("x = 1\narguments = \0", file="job")
+    (tmp_path / "rows").write_bytes(b"a\n\0\n")
+    with pytest.raises(SubmitError, match="rows:2: a NUL character"):
+        read_text("queue x from rows", directory=tmp_path)

@@ -1,0 +1,79 @@
+"""What must be ready before a process works? Settings, logs, the database, and what services are told once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from types import FrameType
+
+from cloudsched import logs, settings
+from cloudsched.errors import CloudschedError
+from cloudsched.settings import Settings
+
+PARENT = "CLOUDSCHED_PARENT_PID"
+
+
+def load(args: argparse.Namespace, more: Mapping[str, object] | None = None) -> Settings:
+    """The settings from this command line; prints what is wrong and exits with 1."""
+    names = {"state": "state", "port_offset": "port_offset", "config": "config", "log_level": "log.level"}
+    flags = {key: getattr(args, name, None) for name, key in names.items()}
+    try:
+        return settings.load({**(more or {}), **{key: value for key, value in flags.items() if value is not None}})
+    except CloudschedError as error:
+        print(f"cloudsched: {error}", file=sys.stderr)  # noqa: T201 - before logs are set up
+        raise SystemExit(1) from None
+
+
+def prepare(found: Settings, *, migrate: bool = True) -> None:
+    """Open the database of this process and tell the services what they need to know."""
+    from cloudsched.services import agents, defaults, snapshot, waiters
+    from cloudsched.store import db, migrations
+
+    logs.setup(found)
+    database = db.open_database(found.database.url)
+    if migrate:
+        migrations.migrate(database)
+    snapshot.configure(found)
+    defaults.set_job_defaults(defaults.from_settings(found))
+    agents.rules.lease_s = found.agent.lease_s
+    agents.rules.heartbeat_s = found.agent.heartbeat_s
+    agents.rules.long_poll_s = min(found.agent.long_poll_s, found.web.long_poll_max_s)
+    agents.rules.output_limit = found.agent.output_limit_mb << 20
+    agents.rules.recheck_s = None if found.database.is_sqlite else 1.0
+    waiters.configure(found.web.long_poll_waiting_max)
+
+
+def make_state_dir(found: Settings) -> None:
+    """The directory that holds everything; passable for the users that jobs run as, readable for nobody else."""
+    os.makedirs(found.state.dir, mode=0o711, exist_ok=True)
+    if os.geteuid() == 0 and os.stat(found.state.dir).st_uid == 0:
+        os.chmod(found.state.dir, 0o711)
+
+
+def die_with_parent() -> None:
+    """A process that `up` started gets SIGTERM when `up` is gone, however it went (Linux)."""
+    parent = os.environ.get(PARENT)
+    if not parent or not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != int(parent):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stopping = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    return stopping

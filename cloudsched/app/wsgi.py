@@ -1,0 +1,90 @@
+"""Which application answers on which port? One WSGI callable in front of the dialects."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from cloudsched.errors import Unavailable
+from cloudsched.settings import Settings, is_loopback
+
+log = logging.getLogger(__name__)
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+def make(settings: Settings) -> Application:
+    """All listeners of this process: the port tells the dialect, the address whether it may speak to us."""
+    from cloudsched.dialects import cloud_scheduler, native
+
+    makers: dict[str, Callable[[Settings], Application]] = {
+        "cloud_scheduler_info": cloud_scheduler.info_app,
+        "cloud_scheduler_admin": cloud_scheduler.admin_app,
+        "native": native.make_app,
+    }
+    answers: dict[str, tuple[Application, frozenset[Any] | None]] = {}
+    for listener in settings.listeners():
+        networks = getattr(settings.access, f"{listener.dialect}_networks")
+        fenced = _parsed(networks) if networks or listener.dialect != "native" else None
+        answers[str(listener.port)] = (makers[listener.name](settings), fenced)
+    return _Front(answers, max_body=settings.web.max_body_mb << 20)
+
+
+class _Front:
+    """The door: address, size, port; then the dialect's own application."""
+
+    def __init__(self, answers: dict[str, tuple[Application, frozenset[Any] | None]], *, max_body: int) -> None:
+        self._answers = answers
+        self._max_body = max_body
+        self._allowed: dict[tuple[str, str], bool] = {}
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        port = environ["SERVER_PORT"]
+        found = self._answers.get(port)
+        if found is None:
+            return _plain(start_response, "404 Not Found", "no dialect answers on this port")
+        application, networks = found
+        if networks is not None and not self._may_call(environ.get("REMOTE_ADDR", ""), port, networks):
+            return _plain(start_response, "403 Forbidden", "this address may not call this port")
+        length = environ.get("CONTENT_LENGTH") or "0"
+        if not length.isdigit():
+            return _plain(start_response, "400 Bad Request", "Content-Length is not a number")
+        if int(length) > self._max_body:
+            return _plain(start_response, "413 Content Too Large", f"the body may have {self._max_body} bytes")
+        try:
+            return application(environ, start_response)
+        except Unavailable as error:
+            log.warning("%s", error)
+            return _plain(start_response, "503 Service Unavailable", str(error))
+
+    def _may_call(self, address: str, port: str, networks: frozenset[Any]) -> bool:
+        known = self._allowed.get((address, port))
+        if known is None:
+            if len(self._allowed) > 10_000:
+                self._allowed.clear()
+            known = self._allowed[address, port] = _inside(address, networks)
+        return known
+
+
+def _parsed(networks: Iterable[str]) -> frozenset[Any]:
+    return frozenset(ipaddress.ip_network(text, strict=False) for text in networks)
+
+
+def _inside(address: str, networks: frozenset[Any]) -> bool:
+    if not address or is_loopback(address):
+        return True
+    try:
+        given = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(given, "ipv4_mapped", None) or given
+    return any(mapped in network for network in networks if network.version == mapped.version)
+
+
+def _plain(start_response: StartResponse, status: str, text: str) -> Iterable[bytes]:
+    body = text.encode()
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
+    return [body]

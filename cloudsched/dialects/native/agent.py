@@ -1,0 +1,94 @@
+"""How do agents speak to us? `/api/v2/agent/...`, without a framework: this is the hot path of the whole system.
+
+Specs of claimed jobs are JSON text in the database and go out as they are (docs/design/agent-protocol.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from cloudsched.dialects.native import wire
+from cloudsched.dialects.native.problems import HttpProblem
+from cloudsched.dialects.native.wire import JSON, Answer, Environ
+from cloudsched.errors import Conflict, Gone, Unauthenticated
+from cloudsched.services import agents
+
+PREFIX = "/api/v2/agent/"
+_encode = msgspec.json.Encoder().encode
+
+
+def answer(environ: Environ, path: str, max_body: int) -> Answer:
+    """The answer to one call; `path` is raw. Raises CloudschedError kinds."""
+    name = path[len(PREFIX):]
+    method = environ["REQUEST_METHOD"]
+    if name.startswith("files/"):
+        return _files(environ, name[len("files/"):], method)
+    route = _POSTS.get(name)
+    if route is None:
+        raise HttpProblem(404, f"there is nothing at {path[:200]}")
+    if method != "POST":
+        raise HttpProblem(405, f"{method} is not possible here", headers=[("Allow", "POST")])
+    return route(environ, max_body)
+
+
+def _join(environ: Environ, max_body: int) -> Answer:
+    try:
+        made = agents.join(wire.read_body(environ, max_body), environ.get("REMOTE_ADDR", ""))
+    except Gone as error:
+        raise Conflict(error.message) from None
+    return 201, JSON, [_encode(made)]
+
+
+def _sync(environ: Environ, max_body: int) -> Answer:
+    reply = agents.sync(_bearer(environ), wire.read_body(environ, max_body))
+    return 200, JSON, [encode_reply(reply, agents.rules.lease_s)]
+
+
+def encode_reply(reply: agents.Reply, lease_s: float) -> bytes:
+    """A reply as JSON; the specs pass through unparsed."""
+    lease = b"%g" % lease_s
+    jobs = b",".join([
+        b'{"id":%d,"attempt":%d,"lease_s":%s,"spec":%s}' % (job.id, job.attempt, lease, job.spec.encode())
+        for job in reply.jobs])
+    return b'{"jobs":[%s],"refused":%s,"drop":%s,"goal":%s,"wait_s":%s,"upgrade":null}' % (
+        jobs, _encode(reply.refused), _encode(reply.drop), _encode(reply.goal), _encode(reply.wait_s))
+
+
+def _output(environ: Environ, _: int) -> Answer:
+    pairs = wire.query(environ, ("job", "attempt", "stream", "offset"))
+    job = wire.integer(pairs, "job", -1)
+    attempt = wire.integer(pairs, "attempt", -1)
+    offset = wire.integer(pairs, "offset", 0)
+    stream = wire.single(pairs, "stream") or "stdout"
+    data = wire.read_body(environ, agents.PIECE_MAX)
+    return 200, JSON, [_encode(agents.put_output(_bearer(environ), job, attempt, stream, offset, data))]
+
+
+def _files(environ: Environ, rest: str, method: str) -> Answer:
+    """GET JOB/NAME (an input file), PUT JOB/ATTEMPT/NAME (a piece of an output file)."""
+    if method not in ("GET", "PUT"):
+        raise HttpProblem(405, f"{method} is not possible here", headers=[("Allow", "GET, PUT")])
+    job, _, rest = rest.partition("/")
+    bearer = _bearer(environ)
+    number = wire.whole("job", job)
+    if method == "GET":
+        size, pieces = agents.get_input(bearer, number, wire.decoded(rest))
+        return 200, [("Content-Type", "application/octet-stream"), ("Content-Length", str(size))], pieces
+    attempt, _, name = rest.partition("/")
+    pairs = wire.query(environ, ("offset", "final"))
+    offset = wire.integer(pairs, "offset", 0)
+    data = wire.read_body(environ, agents.PIECE_MAX)
+    made = agents.put_file(bearer, number, wire.whole("attempt", attempt), wire.decoded(name), offset, data)
+    return 200, JSON, [_encode(made)]
+
+
+def _bearer(environ: Environ) -> str:
+    scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("the node's secret is missing (Authorization: Bearer ...)")
+    return str(value.strip())
+
+
+_POSTS: dict[str, Callable[[Environ, int], Answer]] = {"join": _join, "sync": _sync, "output": _output}
