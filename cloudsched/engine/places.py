@@ -9,7 +9,7 @@ import threading
 from cloudsched.domain.entities import Cloud
 from cloudsched.drivers import registry
 from cloudsched.drivers.base import Driver, Place
-from cloudsched.errors import CloudschedError, Unsupported
+from cloudsched.errors import CloudschedError, Invalid, Unsupported
 from cloudsched.sealed import Sealer
 from cloudsched.settings import Settings
 from cloudsched.store import clouds, system
@@ -59,7 +59,7 @@ class Places:
                 continue
             try:
                 found.append((cloud, self.driver(cloud)))
-            except Unsupported as error:
+            except (Unsupported, Invalid) as error:
                 log.debug("%s: %s", cloud.name, error)
             except CloudschedError as error:
                 log.warning("%s: %s", cloud.name, error)
