@@ -72,7 +72,7 @@ def settings_page() -> str:
     parts.append(_table(("key here", "key there", "default", "allowed"), classic))
     parts.append("These keys of `cloud_scheduler.conf` set one of ours:")
     parts.append(_table(("key there", "key here"),
-                        ((f"`{there}`", f"`{here}`") for there, (here, _) in OURS.items())))
+                        ((f"`{there}`", f"`{here.key}`") for there, here in OURS.items())))
     return "\n\n".join(parts) + "\n"
 
 

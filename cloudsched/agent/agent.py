@@ -87,6 +87,7 @@ class Agent:
         self._pool = lines.Pool(TRANSFER_LINES, options.address, self._post)
         self._transfer = transfer.Transfer(self._session.headers, lambda: self._stopping)
         self._runner: Runner | None = None
+        self._subreaper = False
         self._exit: int | None = None
         self._stopping = False
         self._leaving = False  # SIGTERM: end when nothing is in hand
@@ -108,7 +109,7 @@ class Agent:
     def run(self) -> int:
         """Returns the exit status; whatever happens, no job process and no scratch directory is left."""
         self._listen_to_signals()
-        processes.become_subreaper()
+        self._subreaper = processes.become_subreaper()
         log.say("info", "agent starts", pid=os.getpid(), work_dir=self._options.work_dir)
         poller = select.poll()
         poller.register(self._wake_read, select.POLLIN)
@@ -533,7 +534,9 @@ class Agent:
             self._failures = 0
             log.say("info", "joined", node=self._session.name, node_id=self._session.node_id)
         if self._runner is None:
-            self._runner = Runner(self._launcher(), self._ended, grace_s=self._options.grace)
+            self._runner = Runner(
+                self._launcher(), self._ended, grace_s=self._options.grace, subreaper=self._subreaper
+            )
 
     def _launcher(self) -> Launcher:
         own = {"CLOUDSCHED_NODE": str(self._session.name), "CLOUDSCHED_MACHINE": self._mark}

@@ -15,7 +15,6 @@ from cloudsched.agent.spawn import CannotStart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import resource
     from collections.abc import Callable
 
     from cloudsched.agent.jobs import Job
@@ -29,12 +28,15 @@ SWEEP_S = 0.01
 class Runner:
     """Runs jobs; `on_end(job)` is called when the last of its processes is dead."""
 
-    def __init__(self, launcher: Launcher, on_end: Callable[[Job], None], *, grace_s: float = 5.0) -> None:
+    def __init__(
+        self, launcher: Launcher, on_end: Callable[[Job], None], *, grace_s: float = 5.0, subreaper: bool = False
+    ) -> None:
         self.running: dict[int, Job] = {}
         self._ending: list[Job] = []
         self._launcher = launcher
         self._on_end = on_end
         self._grace_s = grace_s
+        self._subreaper = subreaper
         self._sampled = time.monotonic()
 
     @property
@@ -97,38 +99,34 @@ class Runner:
         return max(0.0, due - now)
 
     def _reap(self) -> None:
+        ended = []
+        childless = False
         while True:
             try:
-                ended = self._next_ended()
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
-                return
-            if ended is None:
-                return
-            pid, status, usage = ended
+                childless = self._subreaper
+                break
+            if not pid:
+                break
             job = self.running.pop(pid, None)
             if job is None:
                 continue  # an orphan that came to us
             _note_end(job, status)
             job.cpu_s = round(usage.ru_utime + usage.ru_stime, 6)
             job.max_rss_mb = max(job.max_rss_mb or 0, _rss_mb(usage.ru_maxrss))
-            self._ending.append(job)
-
-    def _next_ended(self) -> tuple[int, int, resource.struct_rusage] | None:
-        if not hasattr(os, "waitid"):
-            ended = os.wait4(-1, os.WNOHANG)
-            if ended[0] in self.running:
-                _kill_group(ended[0], signal.SIGKILL)
-            return ended if ended[0] else None
-        facts = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if facts is None:
-            return None
-        if facts.si_pid in self.running:
-            _kill_group(facts.si_pid, signal.SIGKILL)  # before its id is free for somebody else
-        return os.wait4(facts.si_pid, 0)
+            ended.append(job)
+        if childless and not self._ending:  # nothing at all is left: the quick way of a short job
+            for job in ended:
+                self._on_end(job)
+            return
+        for job in ended:
+            _kill_group(job.pid, signal.SIGKILL)  # while it has a member, its number is not given to others
+        self._ending += ended
 
     def _sweep(self) -> None:
         """Tell the end of jobs that have no process left, kill what the others have."""
-        owners = self._kill_leftovers() if _have_children() else set()
+        owners = self._kill_leftovers() if processes.LINUX else set()
         ended, self._ending = self._ending, []
         for job in ended:
             if job.key in owners or None in owners:
@@ -191,16 +189,6 @@ class Runner:
             used = scratch.used_bytes(job.scratch) + sum(os.fstat(one).st_size for one in job.captured or ())
             if used > job.storage_gb * 1e9:
                 self.kill(job, ("failed", "storage limit"), grace_s=0)
-
-
-def _have_children() -> bool:
-    if not processes.LINUX:
-        return False
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
 
 
 def _note_end(job: Job, status: int) -> None:

@@ -23,12 +23,12 @@ def run(args: argparse.Namespace) -> int:
     start.prepare(settings)
     logs.reopen_on_hangup()
     from cloudsched.engine.run import Engine, serve
-    from cloudsched.services import pool_files
+    from cloudsched.services import pool_sync
 
     signal.signal(signal.SIGUSR1, _only_say_so)
     signal.signal(signal.SIGUSR2, _toggle_quick)
     try:
-        pool_files.prepare(settings)
+        pool_sync.start(settings)
     except CloudschedError as error:
         log.error("%s", error)
         return 1

@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import os
-import sys
 from types import FrameType
 from typing import Any
 
@@ -93,7 +92,6 @@ def run(args: argparse.Namespace) -> int:
     start.die_with_parent()
     start.make_state_dir(settings)
     start.prepare(settings)
-    _make_clouds(settings)
     _close()
     try:
         Server(settings).run()
@@ -102,18 +100,6 @@ def run(args: argparse.Namespace) -> int:
             os.remove(os.path.join(settings.state.dir, SERVER_FILE))
         return int(end.code or 0) if isinstance(end.code, int) else 1
     return 0
-
-
-def _make_clouds(settings: Settings) -> None:
-    """The clouds of the files (or the embedded ones) are there before the first request."""
-    from cloudsched.errors import CloudschedError
-    from cloudsched.services import pool_files
-
-    try:
-        pool_files.prepare(settings)
-    except CloudschedError as error:
-        print(f"cloudsched: {error}", file=sys.stderr)  # noqa: T201 - the reason why it does not start
-        raise SystemExit(1) from None
 
 
 def _close() -> None:

@@ -15,7 +15,6 @@ import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-
 from cloudsched import settings as settings_module
 from cloudsched.app import start
 from cloudsched.settings import Settings
@@ -107,7 +106,7 @@ def _answers(settings: Settings) -> bool:
     with contextlib.suppress(OSError, http.client.HTTPException):
         connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=5)
         connection.request("GET", "/healthz")
-        return connection.getresponse().status == 200  # noqa: PLR2004
+        return connection.getresponse().status == 200
     return False
 
 

@@ -1,4 +1,4 @@
-"""Which commands are there, and how is a command line read? Only the module of the typed command is imported."""
+"""Which commands are there, and how is a command line read? Only the typed command's module is imported."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Parser(argparse.ArgumentParser):
     """argparse with the exit code of this program for wrong usage, and a pointer to the help."""
 
     def __init__(self, *args: Any, **kw: Any) -> None:
-        kw.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, allow_abbrev=False, **kw)
+        kw = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **kw}
+        super().__init__(*args, **kw)
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"{self.prog}: {message}\n(see {self.prog} --help)\n")

@@ -1,12 +1,13 @@
-"""What does the whole thing do? `cloudsched demo`: the words of real texts are counted by real jobs, and checked.
+"""What does the whole thing do? `cloudsched demo`: real jobs count the words of real texts, and are checked.
 
-The texts (`demo_texts/`) are cut into pieces, a job counts each piece on a machine that the scheduler boots for it,
-every answer is compared with a count made here, and then the idle machines are watched being retired.
+The texts (`demo_texts/`) are cut into pieces, a job counts each piece on a machine that the scheduler boots for
+it, every answer is compared with a count made here, and then the idle machines are watched being retired.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -65,7 +66,11 @@ def run_demo(
     try:
         return run.all()
     except KeyboardInterrupt:
-        client.post("/jobs/cancel", {"batch": run.batch})
+        from cloudsched.client import ClientError
+
+        with contextlib.suppress(ClientError):  # `up` stops the server at the same moment
+            client.patience_s = 0.0
+            client.post("/jobs/cancel", {"batch": run.batch})
         raise
 
 

@@ -1,8 +1,9 @@
-"""What do the jobs of the demo count, and is what they say right? Pure: texts in, requests and verdicts out."""
+"""What do the jobs of the demo count, and is it right? Pure: texts in, requests and verdicts out."""
 
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 from collections import Counter
 from importlib import resources
@@ -95,7 +96,7 @@ def _cut(content: str, share: int) -> list[str]:
     lines = content.splitlines(keepends=True)
     share = min(share, len(lines))
     edges = [len(lines) * at // share for at in range(share + 1)]
-    return ["".join(lines[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
+    return ["".join(lines[start:end]) for start, end in itertools.pairwise(edges)]
 
 
 def _piece(text: str, number: int, content: str) -> Piece:

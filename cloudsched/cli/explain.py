@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from cloudsched.cli.commands import EXIT_OK, add_common
@@ -26,9 +26,17 @@ ATTEMPTS = (
     Column("NODE"),
     Column("STATE", colours=STATE_COLOURS),
     Column("EXIT", right=True),
+    Column("WAITED", right=True),
     Column("RAN", right=True),
     Column("REASON"),
 )
+JOBS = (
+    Column("JOB", right=True),
+    Column("STATE", colours=STATE_COLOURS),
+    Column("ATTEMPT", right=True),
+    Column("RAN", right=True),
+)
+BOOTS = (Column("TIME"), Column("CLOUD"), Column("CODE", right=True), Column("FAILED BOOT"))
 NODES = (Column("NODE"), Column("CLOUD"), Column("STATE", colours=STATE_COLOURS), Column("SIZE"))
 
 
@@ -91,20 +99,15 @@ def show_why(screen: Screen, answer: dict[str, Any]) -> None:
 
 
 def show_trace(screen: Screen, answer: dict[str, Any]) -> None:
-    """Everything in order, with the time since the step before; then attempts and nodes as tables."""
-    head = answer.get("job") or answer.get("node") or answer.get("subject")
-    if head is not None:
-        screen.line(screen.paint(_subject(head), "bold"))
-    for text in _steps(screen, answer.get("events") or answer.get("items") or []):
+    """Everything in order, with the time since the step before; then attempts, nodes and the like as tables."""
+    screen.line(screen.paint(_subject(answer.get("subject")), "bold"))
+    for text in _steps(screen, answer.get("events") or []):
         screen.line(text)
-    attempts = [_attempt_row(one) for one in answer.get("attempts") or []]
-    if attempts:
-        screen.line()
-        screen.table(ATTEMPTS, attempts)
-    nodes = [_node_row(one) for one in answer.get("nodes") or []]
-    if nodes:
-        screen.line()
-        screen.table(NODES, nodes)
+    for name, columns, row in _PARTS:
+        rows = [row(one) for one in answer.get(name) or []]
+        if rows:
+            screen.line()
+            screen.table(columns, rows)
 
 
 def _steps(screen: Screen, events: list[dict[str, Any]]) -> Iterator[str]:
@@ -128,7 +131,7 @@ def _attempt_row(one: dict[str, Any]) -> list[str]:
     code = one.get("exit_code")
     return [
         str(number), node_name(one.get("node")), str(one.get("state") or ""), "" if code is None else str(code),
-        show_duration(one.get("ran_s")), str(one.get("reason") or ""),
+        show_duration(one.get("waited_s")), show_duration(one.get("ran_s")), str(one.get("reason") or ""),
     ]  # fmt: skip
 
 
@@ -139,22 +142,34 @@ def _node_row(one: Any) -> list[str]:
     return [node_name(one), str(one.get("cloud") or ""), str(one.get("state") or ""), size]
 
 
+def _job_row(one: dict[str, Any]) -> list[str]:
+    return [str(one["id"]), str(one.get("state") or ""), str(one.get("attempt", "")), show_duration(one.get("ran_s"))]
+
+
+def _boot_row(one: dict[str, Any]) -> list[str]:
+    return [show_time(one.get("at")), str(one.get("cloud") or ""), _amount(one.get("code")), str(one.get("text") or "")]
+
+
+_PARTS: tuple[tuple[str, tuple[Column, ...], Callable[[Any], list[str]]], ...] = (
+    ("attempts", ATTEMPTS, _attempt_row),
+    ("nodes", NODES, _node_row),
+    ("jobs", JOBS, _job_row),
+    ("boot_failures", BOOTS, _boot_row),
+)
+
+
 def _subject(subject: Any) -> str:
+    """`job 12 (running)`, from {"kind", "id", "name", "state"} or a text."""
     if not isinstance(subject, dict):
         return str(subject or "")
-    kind = (
-        subject.get("kind")
-        if subject.get("kind") in ("job", "node", "cloud")
-        else subject.get("subject_kind")
-    )
-    kind = kind or ("node" if "cloud" in subject and "command" not in subject else "job")
+    kind = subject.get("kind") or "job"
+    name = subject.get("id") if kind == "job" else subject.get("name")
     state = f" ({subject['state']})" if subject.get("state") else ""
-    since = f", submitted {show_time(subject['submitted_at'])}" if subject.get("submitted_at") else ""
-    return f"{kind} {subject.get('name') if kind == 'node' else subject.get('id')}{state}{since}"
+    return f"{kind} {name}{state}"
 
 
 def _place(reason: dict[str, Any]) -> str:
-    return str(reason.get("cloud") or reason.get("node") or "")
+    return str(reason.get("node") or reason.get("cloud") or "")
 
 
 def _amount(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""Where do results go? Outputs and files of jobs, written to the places named at submission or below a directory.
+"""Where do results go? Outputs and files of jobs, to the places named at submission or below a directory.
 
-Places come back from the server with the job, and another person may have submitted it: unless this very command
-submitted the job, only places below the current directory (or below --to) are written.
+Places come back from the server with the job, and another person may have submitted it: unless this very
+command submitted the job, only places below the current directory (or below --to) are written.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def _run(words: list[str]) -> int:
         )  # its options are its own: it also runs without this program
 
         return run_agent(words[words.index("agent") + 1 :])
-    parser = build_parser(name)
+    parser = build_parser(name or "")
     words, command = _cut(words) if name == "submit" else (words, None)
     try:
         args = parser.parse_args(words)

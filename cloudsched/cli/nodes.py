@@ -21,6 +21,7 @@ COLUMNS = (
     Column("STATE", colours=STATE_COLOURS),
     Column("USER"),
     Column("TYPE"),
+    Column("JOBS", right=True),
     Column("CORES", right=True),
     Column("MEMORY", right=True),
     Column("STORAGE", right=True),
@@ -141,7 +142,7 @@ def node_row(node: dict[str, Any]) -> list[str]:
     storage = node.get("storage_gb")
     return [
         str(node["id"]), str(node["name"]), str(node.get("cloud") or ""), node_state(node), str(node.get("user") or ""),
-        str(node.get("vm_type") or ""), str(node.get("cores", "")), show_mb(node.get("memory_mb")),
+        str(node.get("vm_type") or ""), str(node.get("jobs", "")), str(node.get("cores", "")), show_mb(node.get("memory_mb")),
         "" if storage is None else f"{storage}G", str(node.get("address") or node.get("hostname") or ""),
         show_time(node.get("last_seen_at") or node.get("last_seen")),
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from cloudsched.cli.table import Column, cut, fitted_table, paint, plain_table
 
 
 class Screen:
-    """One output. `as_json`: documents alone; `colour` and `width` are those of the terminal (None: a pipe)."""
+    """One output. `as_json`: documents alone; `width`: of the terminal, when it is to be taken for one."""
 
     def __init__(self, out: TextIO | None = None, *, as_json: bool = False, width: int | None = None) -> None:
         self.out = out or sys.stdout
@@ -129,7 +129,7 @@ def watch(screen: Screen, every_s: float, draw: Callable[[Screen], None]) -> int
 
 
 def _cell(value: Any) -> str:
-    if value is None or value == [] or value == {}:
+    if value is None or (isinstance(value, (list, dict)) and not value):
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -24,7 +24,7 @@ class Session(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """A list as a table: its columns, a row of texts per item, and what a terminal says when there is none."""
+    """A list as a table: its columns, a row of texts per item, and what is said when there is none."""
 
     columns: tuple[Column, ...]
     row: Callable[[dict[str, Any]], list[str]]

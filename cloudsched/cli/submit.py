@@ -109,8 +109,8 @@ def run_submit(args: argparse.Namespace) -> int:
 
 def fields(args: argparse.Namespace) -> dict[str, Any]:
     """The job's fields named by options; what was not named is left to the server's defaults."""
-    names = [row[1] for row in (*_FIELDS, *_LISTS, *_FLAGS)] + ["high_priority"]
-    names += ["after_ok", "after_any", "depends_fail", "array"]
+    names: list[str] = [field for _, field, *_ in _FIELDS] + [field for _, field, *_ in (*_LISTS, *_FLAGS)]
+    names += ["high_priority", "after_ok", "after_any", "depends_fail", "array"]
     job = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     for name in ("after_ok", "after_any"):
         if name in job:

@@ -1,4 +1,4 @@
-"""What can a call to the server end in, other than an answer? Kinds by status, read from RFC 9457 problems."""
+"""What can a call to the server end in but an answer? Kinds by status, read from RFC 9457 problems."""
 
 from __future__ import annotations
 

@@ -1,23 +1,23 @@
 """How is one call made? Keep-alive, typed refusals, and only those retries that cannot do a thing twice.
 
-A call may be repeated when it is idempotent by its method (GET, PUT, DELETE) or made so (a POST that creates carries
-an `Idempotency-Key`; the other POSTs of the API set a wish and may be said twice). Standard library alone: a command
-line must start at once.
+A call may be repeated when it is idempotent by its method (GET, PUT, DELETE) or made so (a POST that creates
+carries an `Idempotency-Key`; the other POSTs of the API set a wish and may be said twice). Standard library
+alone: a command line must start at once.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 from cloudsched import __version__
-from cloudsched.client.errors import BusyError, ServerAway, from_answer
+from cloudsched.client.errors import BusyError, ConflictError, ServerAway, from_answer
 from cloudsched.client.sse import EventReader, ServerEvent
 
 API = "/api/v2"
@@ -41,8 +41,8 @@ class Answer(NamedTuple):
 class Client:
     """The native API at `base_url`; paths are given below `/api/v2`. One instance serves one thread.
 
-    `timeout_s`: the longest silence on a connection. `patience_s`: how long calls that may be repeated are, once the
-    server has answered this client (a restart is waited for); a server that never answered gets one second.
+    `timeout_s`: the longest silence on a connection. `patience_s`: how long calls that may be repeated are,
+    once the server has answered this client (a restart is waited for); one that never answered gets a second.
     Raises ApiError kinds and ServerAway.
     """
 
@@ -99,7 +99,7 @@ class Client:
 
     def create(self, path: str, body: Any, **params: Any) -> Any:
         """POST that makes something: carries a fresh Idempotency-Key, so that a retry makes it once."""
-        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        headers = {"Idempotency-Key": os.urandom(16).hex()}
         return self.call("POST", path, params=params, body=body, headers=headers, repeatable=True).data
 
     def patch(self, path: str, body: Any, *, if_match: str | None = None) -> Any:
@@ -252,6 +252,10 @@ class Client:
                 wait_s = max(error.retry_after_s, pause_s)
                 if not repeatable or not error.retry_after_s:
                     raise
+            except ConflictError as error:
+                if "Idempotency-Key" not in headers or "still at work" not in error.detail:
+                    raise
+                failure, wait_s = error, pause_s  # our own first try, whose connection broke, is not done yet
             except _BROKEN as error:
                 self.close()
                 failure = ServerAway(self.base_url, _reason(error))

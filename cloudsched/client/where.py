@@ -77,8 +77,9 @@ def find_key(
     address: Address,
     env: Mapping[str, str] = os.environ,
 ) -> str | None:
-    """--key-file, CLOUDSCHED_KEY, STATE/admin.key. The last one is this instance's own: it is never sent elsewhere
-    than to a loopback address or to the address which that instance wrote down itself."""
+    """--key-file, CLOUDSCHED_KEY, STATE/admin.key. The last one is this instance's own: it is never sent
+    elsewhere than to a loopback address or to the address which that instance wrote down itself.
+    """
     if key_file:
         return _read_key(key_file)
     if env.get("CLOUDSCHED_KEY"):

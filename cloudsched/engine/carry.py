@@ -18,7 +18,7 @@ from cloudsched.drivers.condor import CondorError
 from cloudsched.engine.loops import assert_lead
 from cloudsched.engine.pool import ExternalPool
 from cloudsched.services import lifecycle, snapshot
-from cloudsched.store import clouds, events, nodes, shapes, system
+from cloudsched.store import clouds, jobs, nodes, shapes, system
 from cloudsched.store.db import Tx, write
 from cloudsched.store.moves import move
 
@@ -56,10 +56,10 @@ class SchedulingJob:
 
     def _place(self, tx: Tx, boot: Boot) -> bool:
         """Mark the job (and those that share its machine) Scheduled; False when it is not waiting any more."""
-        sql = "UPDATE job SET placed = 1 WHERE id = ? AND state = 'queued' AND placed = 0"
-        if tx.run(sql, (boot.job_id,)).rowcount != 1:
+        if not jobs.place(tx, boot.job_id):
             return False
-        tx.many(sql, [(number,) for number in boot.also_schedule])
+        for number in boot.also_schedule:
+            jobs.place(tx, number)
         return True
 
     def clean_up(self) -> Plan:
@@ -83,15 +83,15 @@ class SchedulingJob:
             self._retire(tx, retire, refused, now)
         for hold in plan.holds:
             _hold_built_in(tx, hold, now)
-        tx.many("UPDATE job SET placed = 0 WHERE id = ? AND state = 'queued'", [(n,) for n in plan.unschedule])
-        tx.many("UPDATE job SET placed = 1 WHERE id = ?", [(n,) for n in plan.mark_scheduled])
-        tx.many("UPDATE node SET idle_since = ? WHERE id = ?", [(i.idle_since, i.node_id) for i in plan.set_idle])
+        jobs.set_placed(tx, plan.unschedule, False)
+        jobs.set_placed(tx, plan.mark_scheduled, True)
+        nodes.set_idle(tx, [(order.node_id, order.idle_since) for order in plan.set_idle])
         for seen_as in plan.registers:
             nodes.update(tx, seen_as.node_id, slot_name=seen_as.name, slot_address=seen_as.address,
                          master_address=seen_as.master_address, registered_at=now)
         for forgotten in plan.forgets:
             nodes.update(tx, forgotten.node_id, event="node.unregistered", at=now, slot_name="", status_changed_at=now)
-        tx.many("UPDATE job SET node_id = ? WHERE id = ?", [(place.node_id, place.job_id) for place in plan.places])
+        jobs.set_nodes(tx, [(place.job_id, place.node_id) for place in plan.places])
         self._switches(tx, plan, now)
         strays = json.dumps([[stray.name, stray.address] for stray in plan.strays])
         if system.setting("strays", "[]") != strays:
@@ -196,16 +196,6 @@ def _hold_built_in(tx: Tx, hold: Hold, now: float) -> None:
     shape = shapes.get(hold.shape_id)
     if shape.source != "queue":
         return
-    where = "shape_id = ? AND state = 'queued'" + (" AND placed = 0" if hold.scope == "unscheduled" else "")
-    args: list[object] = [hold.shape_id]
-    if hold.queued_before is not None:
-        where += " AND queued_at <= ?"
-        args.append(hold.queued_before)
-    for (number,) in tx.all(f"SELECT id FROM job WHERE {where}", args):
+    for number in jobs.queued_of(tx, hold.shape_id, unscheduled=hold.scope == "unscheduled", before=hold.queued_before):
         move(tx, "job", number, "hold", at=now, actor=CLEANUP, reason=hold.reason, override=hold.override or None,
              note={"reason": hold.reason})
-
-
-def note_system(tx: Tx, kind: str, at: float, **data: object) -> None:
-    """An event about the installation as a whole."""
-    events.append(tx, kind, ("system", 0), at=at, **data)

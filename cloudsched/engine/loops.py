@@ -130,6 +130,5 @@ def run_once(loop: Loop) -> bool:
 
 def assert_lead(tx: Tx, name: str, holder: str) -> None:
     """Raise LostLead unless `holder` leads `name` now; called inside the transaction that carries out a decision."""
-    row = tx.one("SELECT holder, until FROM lease WHERE name = ?", (name,))
-    if row is not None and (row[0] != holder or row[1] < clock.now()):
+    if not system.may_lead(tx, name, holder, at=clock.now()):
         raise LostLead(name)

@@ -9,7 +9,14 @@ from typing import Any
 
 from cloudsched import clock
 from cloudsched.domain.scheduling.plan import Hold
-from cloudsched.drivers.condor import CondorCommands, CondorError, CondorPool, JobDefaults, Machines, QueuedJob
+from cloudsched.drivers.condor import (
+    CondorCommands,
+    CondorError,
+    CondorPool,
+    JobDefaults,
+    Machines,
+    QueuedJob,
+)
 from cloudsched.services.snapshot import make_policy
 from cloudsched.settings import Settings
 from cloudsched.store import external, jobs, shapes, system

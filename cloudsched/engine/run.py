@@ -14,7 +14,7 @@ from cloudsched.engine.places import Places
 from cloudsched.engine.polling import Poller
 from cloudsched.engine.pool import ExternalPool
 from cloudsched.engine.upkeep import Upkeep
-from cloudsched.services import lifecycle, snapshot
+from cloudsched.services import lifecycle
 from cloudsched.services.agents import instance_id
 from cloudsched.settings import Settings
 from cloudsched.store import clouds, events, nodes, system
@@ -55,21 +55,10 @@ class Engine:
         ]
 
     def start(self) -> None:
-        """Announce this process, charge remembered nodes again, start the loops."""
+        """Announce this process, start the loops."""
         write(lambda tx: system.take_lease(tx, PRESENCE + self.holder, self.holder, at=clock.now(), lease_s=3600))
         write(lambda tx: system.put_setting(tx, "external_queue", "waiting" if self.pool else "off"))
-        self.recharge()
         self.runner.start()
-
-    def recharge(self) -> None:
-        """Contract 7.10: what is remembered must still fit its cloud."""
-        from cloudsched.domain.scheduling.recharge import recharge
-
-        now = clock.now()
-        seen = snapshot.build(now)
-        plan = recharge(seen.clouds, seen.nodes, snapshot.policy())
-        if plan.retires or plan.destroys:
-            write(lambda tx: self.job.apply_orders(tx, plan, now))
 
     def poll_jobs(self) -> None:
         """JobPoller (contract 7.2)."""

@@ -6,8 +6,7 @@ import logging
 from collections.abc import Callable
 
 from cloudsched import clock
-from cloudsched.services import jobs as job_service
-from cloudsched.services import lifecycle
+from cloudsched.services import lifecycle, settling
 from cloudsched.settings import Settings
 from cloudsched.store import boots, events, jobs, nodes, system
 from cloudsched.store.db import Tx, read, write
@@ -41,7 +40,7 @@ class Upkeep:
         at = clock.now()
         if not jobs.due(read(), at, limit=1):
             return 0
-        return len(write(lambda tx: job_service.release_due(tx, at)))
+        return len(write(lambda tx: settling.release_due(tx, at)))
 
     def lift(self) -> None:
         """Bans and blocks whose time is over end (contract 7.2)."""

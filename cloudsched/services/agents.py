@@ -17,8 +17,7 @@ from cloudsched import clock
 from cloudsched.domain import moves
 from cloudsched.domain.admission import Machine, admits
 from cloudsched.errors import Conflict, Gone, Invalid, NotFound, TooLarge, Unauthenticated
-from cloudsched.services import jobs as job_service
-from cloudsched.services import waiters
+from cloudsched.services import settling, waiters
 from cloudsched.services.caller import Caller
 from cloudsched.store import clouds, jobs, nodes, shapes
 from cloudsched.store.db import Tx, read, write
@@ -154,29 +153,30 @@ def _booted_joins(tx: Tx, row: tuple[Any, ...], request: JoinRequest, profile: P
     if state not in ("requested", "starting", "running"):
         raise Gone("this node has ended")
     facts = _registration(request, profile, secret_hash, address, at)
+    node = nodes.get(number)
+    assert node is not None
     move(tx, "node", number, "run", at=at, status="Running", running_at=at, status_changed_at=at,
-         boot_s=at - (tx.value("SELECT boot_requested_at FROM node WHERE id = ?", (number,)) or at),
-         note={"by": "join"})
+         boot_s=at - (node.boot_requested_at or at), note={"by": "join"})
     nodes.update(tx, number, event="node.join", at=at, note={"address": address}, **facts)
-    _lose_earlier(tx, number, at)
-    return number, str(tx.value("SELECT name FROM node WHERE id = ?", (number,)))
+    _doubt_earlier(tx, number, at)
+    return number, node.name
 
 
 def _machine_joins(tx: Tx, token_hash: str, request: JoinRequest, profile: Profile, secret_hash: str, address: str,
                    at: float) -> tuple[int, str]:
     name = request.name or f"{profile.hostname or 'node'}-{clock.new_suffix(6)}"
-    known = tx.one("SELECT id, state, token_hash FROM node WHERE name = ?", (name,))
-    again = known is not None and known[1] in ("starting", "running")
+    known = nodes.by_name(name)
+    again = known is not None and known.state in ("starting", "running")
     found = nodes.use_join_token(tx, token_hash, at=at, new_node=not again)
     if found is None:
         raise Unauthenticated("the join token is not valid (unknown, used up or expired)")
     facts = _registration(request, profile, secret_hash, address, at)
     if again and known is not None:
-        if tx.value("SELECT facts FROM node WHERE id = ?", (known[0],)) and _made_with(tx, known[0]) != token_hash:
+        if json.loads(known.handle).get("pool") != token_hash:
             raise Conflict(f"another machine named {name} is here: choose another name")
-        nodes.update(tx, known[0], event="node.join", at=at, note={"address": address}, **facts)
-        _lose_earlier(tx, known[0], at)
-        return known[0], name
+        nodes.update(tx, known.id, event="node.join", at=at, note={"address": address}, **facts)
+        _doubt_earlier(tx, known.id, at)
+        return known.id, name
     if known is not None:
         name = f"{name}-{clock.new_suffix(4)}"
     cloud_id, user, vm_type = found
@@ -188,20 +188,14 @@ def _machine_joins(tx: Tx, token_hash: str, request: JoinRequest, profile: Profi
     return number, name
 
 
-def _made_with(tx: Tx, number: int) -> str:
-    return str(json.loads(tx.value("SELECT handle FROM node WHERE id = ?", (number,))).get("pool", ""))
-
-
 def _registration(request: JoinRequest, profile: Profile, secret_hash: str, address: str, at: float) -> dict[str, Any]:
     return {"secret_hash": secret_hash, "instance": request.instance or "-", "facts": bytes(request.profile).decode(),
             "hostname": profile.hostname, "address": address, "registered_at": at, "last_seen_at": at, "idle_since": at}
 
 
-def _lose_earlier(tx: Tx, number: int, at: float) -> None:
-    held = [(row[0], row[1]) for row in jobs.in_hand(tx, number)]
-    # The agent may have kept its jobs over a reconnect: its first `holding` says so; what it does not name goes back then.
-    tx.run("UPDATE job SET assigned_at = ? WHERE node_id = ? AND state IN ('assigned', 'running')",
-           (at - UNCLAIMED_GRACE_S, number)) if held else None
+def _doubt_earlier(tx: Tx, number: int, at: float) -> None:
+    """The agent may have kept its jobs over a reconnect: its first `holding` says so; what it does not name goes back."""
+    jobs.doubt(tx, number, at=at - UNCLAIMED_GRACE_S)
 
 
 # sync
@@ -302,11 +296,11 @@ def _serve(tx: Tx, number: int, secret_hash: str, request: Sync, *, first: bool)
         raise Gone("this node has ended")
     reply = Reply()
     if request.done:
-        reply.refused = job_service.settle(tx, [_result(done, at) for done in request.done], node_id=number, at=at)
+        reply.refused = settling.settle(tx, [_result(done, at) for done in request.done], node_id=number, at=at)
     if request.started:
         jobs.start(tx, [(j, a, at - max(0.0, ago)) for j, a, ago in request.started], node_id=number, at=at)
     if request.returned:
-        jobs.requeue(tx, [(j, a) for j, a in request.returned if _holds(tx, number, j, a)], "give_back", at=at)
+        jobs.requeue(tx, [(j, a) for j, a in request.returned if jobs.holds(tx, number, j, attempt=a)], "give_back", at=at)
     held = jobs.in_hand(tx, number) if first or request.holding else []
     reply.drop, kept = _compare(tx, held, request.holding, at)
     reply.goal = _goal(tx, number, state, goal, kept, at)
@@ -325,10 +319,6 @@ def _result(done: Done, at: float) -> jobs.Result:
         bytes(done.result).decode() if done.result is not None else None)
 
 
-def _holds(tx: Tx, number: int, job_id: int, attempt: int) -> bool:
-    return tx.one("SELECT 1 FROM job WHERE id = ? AND attempt = ? AND node_id = ?", (job_id, attempt, number)) is not None
-
-
 def _compare(tx: Tx, held: list[tuple[Any, ...]], holding: list[tuple[int, int]], at: float) -> tuple[
         list[tuple[int, int]], int]:
     """What the node must kill, and how many jobs stay its own. Jobs it does not know of go back to the queue."""
@@ -337,7 +327,7 @@ def _compare(tx: Tx, held: list[tuple[Any, ...]], holding: list[tuple[int, int]]
     drop = [item for item in named if item not in ours or ours[item][2] == "cancel"]
     lost = [item for item, row in ours.items() if item not in named and (row[3] or 0) <= at - UNCLAIMED_GRACE_S]
     if lost:
-        job_service.redeliver(tx, lost, at=at, reason="the node does not know of it")
+        settling.redeliver(tx, lost, at=at, reason="the node does not know of it")
     return drop, len(ours) - len(lost)
 
 
@@ -346,8 +336,7 @@ def _goal(tx: Tx, number: int, state: str, goal: str, kept: int, at: float) -> s
         return "stop"
     if goal != "drain" or kept:
         return goal
-    booted = tx.one("SELECT c.kind FROM node n JOIN cloud c ON c.id = n.cloud_id WHERE n.id = ? AND c.kind <> 'Agent'", (number,))
-    if booted is None:
+    if not nodes.is_booted(tx, number):
         return "drain"
     # Drained: from here on it is no machine of the queue any more, and the cleanup destroys it.
     nodes.update(tx, number, event="node.drained", at=at, where="instance <> ''", instance="")
@@ -410,8 +399,7 @@ def _put(number: int, secret_hash: str, job_id: int, attempt: int, name: str, of
 
 def _append(tx: Tx, number: int, secret_hash: str, job_id: int, attempt: int, name: str, offset: int, data: bytes) -> dict[str, int]:
     _authentic(tx, number, secret_hash)
-    if tx.one("SELECT 1 FROM job WHERE id = ? AND attempt = ? AND node_id = ? AND state IN ('assigned', 'running')" + tx.lock_rows,
-              (job_id, attempt, number)) is None:
+    if not jobs.holds(tx, number, job_id, attempt=attempt, lock=True):
         raise Conflict("stale: the job is not this node's any more")
     size = jobs.data_size(tx, job_id, attempt, name)
     if offset > size:
@@ -431,7 +419,7 @@ def get_input(bearer: str, job_id: int, name: str) -> tuple[int, Any]:
     number, secret_hash = _bearer(bearer)
     tx = read()
     _authentic(tx, number, secret_hash)
-    if tx.one("SELECT 1 FROM job WHERE id = ? AND node_id = ?", (job_id, number)) is None:
+    if not jobs.holds(tx, number, job_id):
         raise NotFound("the job is not this node's")
     size = jobs.data_size(tx, job_id, 0, f"in/{name}")
     if not size and not any(row[1] == f"in/{name}" for row in jobs.data_names(job_id)):

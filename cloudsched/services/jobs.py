@@ -21,12 +21,11 @@ from cloudsched.errors import Conflict, FieldError, Forbidden, Invalid, NotFound
 from cloudsched.services import waiters
 from cloudsched.services.caller import Caller
 from cloudsched.services.defaults import JobDefaults, job_defaults
+from cloudsched.services.settling import after_end
 from cloudsched.store import events, jobs, shapes, system
 from cloudsched.store.db import Tx, write
 from cloudsched.store.moves import move
 
-BACKOFF_MAX_S = 3600.0
-LOST_LIMIT = 20
 # A job that waits for its input files to be uploaded has a need on this number, which is no job's.
 FILES = 0
 _HOST = socket.gethostname() or "localhost"
@@ -299,11 +298,10 @@ def cancel(reference: int | str, caller: Caller, *, wait_s: float = 0) -> Job:
 
 def _cancel(tx: Tx, number: int, caller: Caller) -> None:
     at = clock.now()
-    if move(tx, "job", number, "cancel", at=at, actor=caller.name, guard=("state IN ('pending', 'held', 'queued')", ())):
-        tx.run("UPDATE job SET goal = 'cancel' WHERE id = ?", (number,))
+    if move(tx, "job", number, "cancel", at=at, actor=caller.name, goal="cancel",
+            guard=("state IN ('pending', 'held', 'queued')", ())):
         after_end(tx, [(number, "cancelled")], at=at)
-    elif tx.run("UPDATE job SET goal = 'cancel' WHERE id = ? AND goal <> 'cancel' AND state IN ('assigned', 'running')",
-                (number,)).rowcount:
+    elif jobs.want_cancelled(tx, number):
         events.append(tx, "job.cancel_request", ("job", number), at=at, actor=caller.name)
 
 
@@ -359,9 +357,8 @@ def release(reference: int | str, caller: Caller) -> Job:
 
 def _release_held(tx: Tx, job: Job, caller: Caller) -> None:
     at = clock.now()
-    open_needs = tx.value("SELECT needs FROM job WHERE id = ?", (job.id,))
     facts: dict[str, Any] = {"reason": None, "override": None}
-    if open_needs:
+    if jobs.open_needs(tx, job.id):
         move(tx, "job", job.id, "wait", at=at, actor=caller.name, **facts)
     else:
         move(tx, "job", job.id, "release", at=at, actor=caller.name, queued_at=at, guard=("state = 'held'", ()), **facts)
@@ -387,8 +384,7 @@ def _retry(tx: Tx, old: Job, caller: Caller, priority: int) -> int:
         number, "queue", key, batch, 0, old.name, old.user, old.org, old.kind, old.shape_id, "queued", priority,
         old.max_retries, old.backoff_s, old.time_limit_s, 0, old.depends_fail, None, at, at, json.dumps(spec), old.attributes,
         old.id)], at=at, actor=caller.name)
-    tx.run('INSERT INTO job_data (job_id, attempt, name, "offset", size, data) SELECT ?, attempt, name, "offset", size, data '
-           "FROM job_data WHERE job_id = ? AND attempt = 0", (number, old.id))
+    jobs.copy_inputs(tx, old.id, number)
     return number
 
 
@@ -411,9 +407,7 @@ def _put_input(tx: Tx, job: Job, name: str, data: bytes, declared: set[str], fin
     if not final:
         return
     events.append(tx, "job.input", ("job", job.id), at=at, name=name)
-    got = {row[0].removeprefix("in/") for row in tx.all(
-        "SELECT DISTINCT name FROM job_data WHERE job_id = ? AND attempt = 0", (job.id,))}
-    if declared <= got:
+    if declared <= jobs.input_names(tx, job.id):
         jobs.need_met(tx, job.id, FILES)
         jobs.release(tx, [job.id], at=at)
 
@@ -424,99 +418,3 @@ def _owned(job: Job, caller: Caller) -> Job:
     if caller.may("operator") or (caller.may("submitter") and job.user == caller.name):
         return job
     raise Forbidden(f"job {job.id} belongs to {job.user}; the key of {caller.name} may change only its own jobs")
-
-
-# what follows when jobs end
-
-
-def after_end(tx: Tx, ended: Sequence[tuple[int, str]], *, at: float) -> list[int]:
-    """Jobs that waited for the given (id, state) are released, cancelled or held; returns those released."""
-    released: list[int] = []
-    pending = list(ended)
-    while pending:
-        on, state = pending.pop()
-        for number, kind, on_fail in jobs.dependents(tx, on):
-            if kind == "any" or state == "succeeded":
-                if jobs.need_met(tx, number, on) == 0:
-                    released += jobs.release(tx, [number], at=at)
-            elif on_fail == "hold":
-                move(tx, "job", number, "hold", at=at, reason=f"job {on} ended as {state}")
-            elif move(tx, "job", number, "cancel", at=at, reason=f"job {on} ended as {state}"):
-                pending.append((number, "cancelled"))
-    if released:
-        _wake_after(tx, released)
-    return released
-
-
-def _wake_after(tx: Tx, released: Sequence[int]) -> None:
-    shape_of = {number: row[10] for number, row in jobs.locked(tx, released).items()}
-    tx.after.append(lambda: waiters.wake_shapes(Counter(shape_of.values()).items()))
-
-
-def settle(tx: Tx, results: Sequence[jobs.Result], *, node_id: int, at: float) -> list[tuple[int, int]]:
-    """Record what a node reports; returns (job, attempt) pairs it must forget because they are no longer its own.
-
-    A result that was recorded before (its answer was lost) is accepted silently.
-    """
-    rows = jobs.locked(tx, [r.id for r in results])
-    refused: list[tuple[int, int]] = []
-    final: list[jobs.Result] = []
-    again: list[tuple[jobs.Result, float]] = []
-    ends: list[tuple[int, str]] = []
-    for r in results:
-        row = rows.get(r.id)
-        if row is None or row[2] != r.attempt or row[3] != node_id or row[1] not in moves.JOB_ACTIVE:
-            if row is None or row[2] != r.attempt or row[3] != node_id or row[1] not in moves.JOB_FINAL:
-                refused.append((r.id, r.attempt))
-            continue
-        if r.event in ("fail", "time_out") and row[4] == "run" and row[5] < row[6]:
-            again.append((r, min(BACKOFF_MAX_S, row[7] * 2.0 ** row[5])))
-            continue
-        final.append(r)
-        if row[8]:
-            ends.append((r.id, r.state))
-    if final:
-        jobs.finish(tx, final, node_id=node_id)
-    for r, pause_s in again:
-        _try_again(tx, r, pause_s, node_id=node_id, at=at)
-    if ends:
-        after_end(tx, ends, at=at)
-    return refused
-
-
-def _try_again(tx: Tx, r: jobs.Result, pause_s: float, *, node_id: int, at: float) -> None:
-    jobs.append_output(tx, [(r.id, r.attempt, name, text.encode())
-                            for name, text in (("stdout", r.stdout), ("stderr", r.stderr)) if text])
-    retries = tx.value("SELECT retries FROM job WHERE id = ?", (r.id,)) + 1
-    move(tx, "job", r.id, "retry", at=at, retries=retries, not_before=at + pause_s, placed=0, started_at=None,
-         reason=r.reason, exit_code=r.exit_code,
-         note={"node": node_id, "attempt": r.attempt, "exit_code": r.exit_code, "reason": r.reason, "state": r.state,
-               "pause_s": pause_s})
-    if pause_s <= 0 and jobs.release(tx, [r.id], at=at):
-        _wake_after(tx, [r.id])
-
-
-def release_due(tx: Tx, at: float) -> list[int]:
-    """Pending jobs whose pause is over are queued; returns them."""
-    released = jobs.release(tx, jobs.due(tx, at), at=at)
-    if released:
-        _wake_after(tx, released)
-    return released
-
-
-def redeliver(tx: Tx, items: Sequence[tuple[int, int]], *, at: float, reason: str) -> list[int]:
-    """Take (job, attempt) away from a node that has lost them: back to the queue, or failed after too many losses."""
-    back = []
-    for number, attempt in items:
-        if attempt > LOST_LIMIT:
-            guard = ("attempt = ?", (attempt,))
-            if move(tx, "job", number, "fail", at=at, reason=f"lost {attempt} times, last: {reason}", guard=guard):
-                after_end(tx, [(number, "failed")], at=at)
-        else:
-            back.append((number, attempt))
-    done = jobs.requeue(tx, back, "lose", at=at, reason=reason)
-    rows = jobs.locked(tx, done)
-    after_end(tx, [(n, "cancelled") for n, row in rows.items() if row[1] == "cancelled" and row[8]], at=at)
-    counts = Counter(row[10] for row in rows.values() if row[1] == "queued")
-    tx.after.append(lambda: waiters.wake_shapes(counts.items()))
-    return done

@@ -9,7 +9,7 @@ from typing import Any
 from cloudsched.domain import moves
 from cloudsched.domain.scheduling.model import RETIRING
 from cloudsched.services import waiters
-from cloudsched.services.jobs import redeliver
+from cloudsched.services.settling import redeliver
 from cloudsched.store import jobs, nodes
 from cloudsched.store.db import Tx
 from cloudsched.store.moves import move

@@ -17,7 +17,7 @@ from cloudsched.domain import moves
 from cloudsched.domain.entities import Job
 from cloudsched.errors import Invalid, NotFound
 from cloudsched.services import jobs as job_service
-from cloudsched.store import listings, shapes
+from cloudsched.store import events, listings, shapes
 from cloudsched.store.db import Database, Row, current
 from cloudsched.store.jobs import data_names
 
@@ -122,6 +122,11 @@ def page(*, states: Sequence[str] = (), after: int | None = None, newest_first: 
     rows = listings.job_rows(states=states, after=after, newest_first=newest_first, limit=limit, node=node_id,
                              **equal)
     return views(rows)
+
+
+def version() -> tuple[str, int]:
+    """Changes with every change of a state anywhere: what was read at one version is good until the next."""
+    return current().url, events.last_id()
 
 
 def counts(*, states: Sequence[str] = (), node: str = "", **equal: Any) -> dict[str, int]:

@@ -16,11 +16,10 @@ from typing import Any
 from cloudsched import clock
 from cloudsched.classic import vm_slots
 from cloudsched.domain.entities import Cloud, Node
+from cloudsched.domain.scheduling.model import RETIRING
 from cloudsched.drivers.condor import CondorCommands, CondorPool
 from cloudsched.errors import Invalid
-from cloudsched.domain.scheduling.model import RETIRING
 from cloudsched.services import lifecycle, pool, waiters
-from cloudsched.services.pool import CloudFacts
 from cloudsched.settings import Settings
 from cloudsched.store import clouds, events, nodes
 from cloudsched.store import pool as store

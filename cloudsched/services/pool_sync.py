@@ -17,8 +17,8 @@ from cloudsched.classic import clouds_conf
 from cloudsched.classic.clouds_conf import CloudConf
 from cloudsched.classic.problem import ClassicConfigError, Secret
 from cloudsched.domain.entities import Cloud
-from cloudsched.domain.scheduling import recharge
 from cloudsched.domain.scheduling.plan import Plan
+from cloudsched.domain.scheduling.recharge import recharge, reconfig
 from cloudsched.services import pool_clouds, pool_limits, pool_ops, snapshot
 from cloudsched.settings import LocalCloud, Settings
 from cloudsched.store import clouds, events, nodes
@@ -53,7 +53,7 @@ def start(settings: Settings) -> Synced:
     sync_local_clouds(settings, actor="start")
     pool_limits.load(settings)
     picture = snapshot.build(clock.now())
-    _carry_out(recharge.recharge(picture.clouds, picture.nodes, snapshot.policy()), settings, actor="start")
+    _carry_out(recharge(picture.clouds, picture.nodes, snapshot.policy()), settings, actor="start")
     return synced
 
 
@@ -64,7 +64,7 @@ def reconfigure(settings: Settings, *, actor: str = "") -> Synced:
     if synced.problem:
         return synced
     after = snapshot.build(clock.now())
-    _carry_out(recharge.reconfig(before.clouds, after.clouds, after.nodes).plan, settings, actor=actor)
+    _carry_out(reconfig(before.clouds, after.clouds, after.nodes).plan, settings, actor=actor)
     return synced
 
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from cloudsched import clock
 from cloudsched.classic import clouds_conf
 from cloudsched.domain.entities import Job, Node, batch_status
-from cloudsched.domain.scheduling import matching, shares
+from cloudsched.domain.scheduling.matching import match_machines
 from cloudsched.domain.scheduling.model import Shape
+from cloudsched.domain.scheduling.shares import Shares, shares
 from cloudsched.services import pool
 from cloudsched.services.pool import CloudFacts
 from cloudsched.settings import Settings
@@ -146,11 +147,11 @@ def _status(source: str, state: str, number: int | None) -> int:
     return number
 
 
-def share_table() -> shares.Shares:
+def share_table() -> Shares:
     """Current, desired and differing shares (T10), over the picture the scheduler has."""
     from cloudsched.services import snapshot
 
-    return shares.shares(snapshot.build(clock.now()), snapshot.policy())
+    return shares(snapshot.build(clock.now()), snapshot.policy())
 
 
 def strays() -> list[tuple[str, str]]:
@@ -158,7 +159,7 @@ def strays() -> list[tuple[str, str]]:
     from cloudsched.services import snapshot
 
     picture = snapshot.build(clock.now())
-    return [(stray.name, stray.address) for stray in matching.match_machines(picture.nodes, picture.slots).strays()]
+    return [(stray.name, stray.address) for stray in match_machines(picture.nodes, picture.slots).strays()]
 
 
 def boot_failures() -> dict[str, list[str]]:

@@ -6,9 +6,8 @@ Other processes are not seen from here: a waiter looks again every second when t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
 
 
 class Waiter:

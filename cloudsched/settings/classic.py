@@ -30,23 +30,36 @@ PARTS: Mapping[str, tuple[str, type]] = MappingProxyType({
     "global": ("general", GeneralConf), "job": ("job", JobDefaults), "logging": ("logging", LoggingConf)})
 
 _MB = 1024 * 1024
-_SAME: Callable[[Any], Any] = lambda value: value  # noqa: E731
 
-# Key of the file -> our key, and how its value becomes ours.
-OURS: Mapping[str, tuple[str, Callable[[Any], Any]]] = MappingProxyType({
-    "info_server_port": ("listen.cloud_scheduler_info", _SAME),
-    "admin_server_port": ("listen.cloud_scheduler_admin", _SAME),
-    "scheduler_interval": ("engine.scheduler_interval_s", lambda pause: max(pause, 0.05)),
-    "cleanup_interval": ("engine.cleanup_interval_s", lambda pause: max(pause, 0.05)),
-    "vm_poller_interval": ("engine.node_poller_interval_s", lambda pause: max(pause, 0.05)),
-    "job_poller_interval": ("engine.job_poller_interval_s", lambda pause: max(pause, 0.05)),
-    "machine_poller_interval": ("engine.machine_poller_interval_s", lambda pause: max(pause, 0.05)),
-    "max_destroy_threads": ("engine.destroy_threads", lambda count: min(count, 256)),
-    "log_level": ("log.level", _SAME),
-    "log_location": ("log.file", lambda path: path or ""),
-    "log_max_size": ("log.max_size_mb", lambda size: (size or 0) / _MB),
-    "log_syslog": ("log.syslog", _SAME),
-    "log_format": ("log.pattern", _SAME),
+
+class Ours(NamedTuple):
+    """Our key for a key of the file, and how a value goes over and back."""
+
+    key: str
+    over: Callable[[Any], Any] = lambda value: value
+    back: Callable[[Any], Any] = lambda value: value
+
+
+def _pause(key: str) -> Ours:
+    return Ours(key, lambda pause: max(pause, 0.05), int)
+
+
+# Key of the file -> ours. The value in force goes back into the classic part, so both always say the same.
+OURS: Mapping[str, Ours] = MappingProxyType({
+    "info_server_port": Ours("listen.cloud_scheduler_info"),
+    "admin_server_port": Ours("listen.cloud_scheduler_admin"),
+    "scheduler_interval": _pause("engine.scheduler_interval_s"),
+    "cleanup_interval": _pause("engine.cleanup_interval_s"),
+    "vm_poller_interval": _pause("engine.node_poller_interval_s"),
+    "job_poller_interval": _pause("engine.job_poller_interval_s"),
+    "machine_poller_interval": _pause("engine.machine_poller_interval_s"),
+    "max_destroy_threads": Ours("engine.destroy_threads", lambda count: min(count, 256)),
+    "log_level": Ours("log.level"),
+    "log_location": Ours("log.file", lambda path: path or "", lambda path: path or None),
+    "log_max_size": Ours("log.max_size_mb", lambda size: (size or 0) / _MB,
+                         lambda size_mb: int(size_mb * _MB) or None),
+    "log_syslog": Ours("log.syslog"),
+    "log_format": Ours("log.pattern"),
 })
 
 
@@ -118,8 +131,8 @@ def _ours(conf: ServerConf, section: str, name: str) -> tuple[str, Any]:
     value = getattr(getattr(conf, part), name)
     if name not in OURS:
         return f"cloud_scheduler.{name}", value
-    key, become = OURS[name]
-    return key, become(value)
+    ours = OURS[name]
+    return ours.key, ours.over(value)
 
 
 def _lines(path: str | Path) -> dict[tuple[str, str], int]:

@@ -168,9 +168,9 @@ def _chosen(values: Mapping[str, Any], section: str, cls: type) -> dict[str, Any
 
 
 def _mirrored(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    """The two ports stand in the classic part too, where code that renders it looks for them."""
-    names = {item.name for item in fields(cls)} & {"info_server_port", "admin_server_port"}
-    return {name: values[ours] for name in names if (ours := classic.OURS[name][0]) in values}
+    """Keys that are ours stand in the classic part too, where code that knows the contract looks for them."""
+    shared = ((item.name, classic.OURS[item.name]) for item in fields(cls) if item.name in classic.OURS)
+    return {name: ours.back(values[ours.key]) for name, ours in shared if ours.key in values}
 
 
 def _as_text(value: Any) -> str:

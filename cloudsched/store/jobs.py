@@ -189,6 +189,67 @@ def in_hand(tx: Tx, node_id: int) -> list[Row]:
     return tx.all(f"SELECT id, attempt, goal, assigned_at, state FROM job WHERE node_id = ? AND state IN {LIVE}", (node_id,))
 
 
+def holds(tx: Tx, node_id: int, job_id: int, *, attempt: int | None = None, lock: bool = False) -> bool:
+    """Is the job (in this attempt, now in hand) this node's? Without `attempt`: was it ever handed to it last?"""
+    sql, args = "SELECT 1 FROM job WHERE id = ? AND node_id = ?", [job_id, node_id]
+    if attempt is not None:
+        sql += f" AND attempt = ? AND state IN {LIVE}"
+        args.append(attempt)
+    return tx.one(sql + (tx.lock_rows if lock else ""), args) is not None
+
+
+def doubt(tx: Tx, node_id: int, *, at: float) -> None:
+    """What a node holds counts as handed out at `at`: unless the node names it, it goes back to the queue."""
+    tx.run(f"UPDATE job SET assigned_at = ? WHERE node_id = ? AND state IN {LIVE}", (at, node_id))
+
+
+def want_cancelled(tx: Tx, number: int) -> bool:
+    """A job in hand is to be cancelled; False when that is wanted already or the job is in nobody's hands."""
+    sql = f"UPDATE job SET goal = 'cancel' WHERE id = ? AND goal <> 'cancel' AND state IN {LIVE}"
+    return bool(tx.run(sql, (number,)).rowcount)
+
+
+def open_needs(tx: Tx, number: int) -> int:
+    """How many dependencies (and missing input files) a job waits for."""
+    return int(tx.value("SELECT needs FROM job WHERE id = ?", (number,)))
+
+
+def retries(tx: Tx, number: int) -> int:
+    """How often the job was tried again."""
+    return int(tx.value("SELECT retries FROM job WHERE id = ?", (number,)))
+
+
+# what the scheduling job notes
+
+
+def place(tx: Tx, number: int) -> bool:
+    """Mark a waiting job Scheduled; False when it is not waiting, or is Scheduled already."""
+    sql = "UPDATE job SET placed = 1 WHERE id = ? AND state = 'queued' AND placed = 0"
+    return bool(tx.run(sql, (number,)).rowcount == 1)
+
+
+def set_placed(tx: Tx, ids: Iterable[int], placed: bool) -> None:
+    """Mark jobs Scheduled, or waiting ones Unscheduled."""
+    sql = "UPDATE job SET placed = 1 WHERE id = ?" if placed else "UPDATE job SET placed = 0 WHERE id = ? AND state = 'queued'"
+    tx.many(sql, [(number,) for number in ids])
+
+
+def set_nodes(tx: Tx, pairs: Iterable[tuple[int, int]]) -> None:
+    """Note (job, node) of jobs that an external batch system runs."""
+    tx.many("UPDATE job SET node_id = ? WHERE id = ?", [(node, job) for job, node in pairs])
+
+
+def queued_of(tx: Tx, shape_id: int, *, unscheduled: bool, before: float | None) -> list[int]:
+    """Waiting jobs of a shape."""
+    sql, args = "SELECT id FROM job WHERE shape_id = ? AND state = 'queued'", [shape_id]  # type: tuple[str, list[Any]]
+    if unscheduled:
+        sql += " AND placed = 0"
+    if before is not None:
+        sql += " AND queued_at <= ?"
+        args.append(before)
+    return [row[0] for row in tx.all(sql, args)]
+
+
 # bytes of a job
 
 
@@ -218,6 +279,18 @@ def read_data(job_id: int, attempt: int, name: str, *, offset: int = 0, limit: i
         if len(found) >= limit:
             break
     return bytes(found[:limit])
+
+
+def copy_inputs(tx: Tx, source: int, target: int) -> None:
+    """The input files of one job, for another."""
+    tx.run('INSERT INTO job_data (job_id, attempt, name, "offset", size, data) SELECT ?, attempt, name, "offset", size, data '
+           "FROM job_data WHERE job_id = ? AND attempt = 0", (target, source))
+
+
+def input_names(tx: Tx, job_id: int) -> set[str]:
+    """Input files of which there are bytes."""
+    rows = tx.all("SELECT DISTINCT name FROM job_data WHERE job_id = ? AND attempt = 0", (job_id,))
+    return {row[0].removeprefix("in/") for row in rows}
 
 
 def data_names(job_id: int) -> list[Row]:

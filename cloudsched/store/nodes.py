@@ -44,7 +44,7 @@ _DEFAULTS = {
 def update(tx: Tx, number: int, *, event: str = "", at: float = 0.0, actor: str = "",
            note: Mapping[str, Any] | None = None, where: str = "", args: Sequence[Any] = (), **facts: Any) -> bool:
     """Set columns that are not the state; `event` (if any) is recorded with it. False when `where` did not hold."""
-    sets = ", ".join(f'"user" = ?' if name == "user" else f"{name} = ?" for name in facts)
+    sets = ", ".join('"user" = ?' if name == "user" else f"{name} = ?" for name in facts)
     sql = f"UPDATE node SET {sets}, version = version + 1 WHERE id = ?{' AND ' + where if where else ''}"
     if tx.run(sql, (*facts.values(), number, *args)).rowcount != 1:
         return False
@@ -138,6 +138,17 @@ def contact(tx: Tx, number: int) -> Row | None:
     return tx.one(
         'SELECT state, goal, secret_hash, instance, "user", vm_type, cores, memory_mb, storage_gb, cloud_id, '
         "registered_at, last_seen_at, idle_since, override FROM node WHERE id = ?", (number,))
+
+
+def is_booted(tx: Tx, number: int) -> bool:
+    """Was the node booted on a cloud (and did not come by itself)?"""
+    sql = "SELECT 1 FROM node n JOIN cloud c ON c.id = n.cloud_id WHERE n.id = ? AND c.kind <> 'Agent'"
+    return tx.one(sql, (number,)) is not None
+
+
+def set_idle(tx: Tx, rows: Sequence[tuple[int, float | None]]) -> None:
+    """Note since when (node, epoch) is idle."""
+    tx.many("UPDATE node SET idle_since = ? WHERE id = ?", [(since, number) for number, since in rows])
 
 
 def seen(tx: Tx, number: int, *, at: float, idle_since: float | None, metrics: str | None) -> None:

@@ -33,6 +33,12 @@ def take_lease(tx: Tx, name: str, holder: str, *, at: float, lease_s: float) -> 
     return int(row[0]) if row else None
 
 
+def may_lead(tx: Tx, name: str, holder: str, *, at: float) -> bool:
+    """Does nobody else hold the lease `name` (and `holder`'s, if it has one, still last)?"""
+    row = tx.one("SELECT holder, until FROM lease WHERE name = ?", (name,))
+    return row is None or (row[0] == holder and row[1] >= at)
+
+
 def drop_leases(tx: Tx, holder: str) -> None:
     """Give back everything a process that stops holds."""
     tx.run("UPDATE lease SET until = 0 WHERE holder = ?", (holder,))

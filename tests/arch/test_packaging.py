@@ -98,6 +98,13 @@ def test_reference_is_up_to_date() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("page", [*ROOT.glob("docs/*.md"), ROOT / "README.rst"], ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)|`[^`]*<([^>`]+)>`_", page.read_text())
+    paths = [first or second for first, second in links]
+    assert [path for path in paths if "://" not in path and not (page.parent / path).exists()] == []
+
+
 def test_sample_configuration_is_what_it_says() -> None:
     """etc/cloudsched.toml can be loaded as it is, and every key it shows exists."""
     from cloudsched.settings import load

@@ -71,8 +71,8 @@ def test_core_speaks_no_dialect() -> None:
     classic = {identifier for path in modules("cloudsched/classic") for identifier, _ in _identifiers(path)}
     allowed = {identifier for identifier in classic if "_" in identifier}
     core = [path for folder in CORE_FOLDERS for path in modules(f"cloudsched/{folder}")]
-    found = sorted({f"{name(path)}:{line} {identifier}" for path in core for identifier, line in _identifiers(path)
-                    if identifier not in allowed
+    found = sorted({f"{name(path)}:{line} {identifier}"
+                    for path in core for identifier, line in _identifiers(path) if identifier not in allowed
                     and DIALECT_WORDS & set(_words(DOCUMENTED.sub("", identifier)))})
     assert found == []
 

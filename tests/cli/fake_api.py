@@ -14,20 +14,27 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-JOB_FIELDS = set(
-    "command kind name user env stdin vm_type cores memory_mb storage_gb gpus network priority time_limit_s max_retries "
-    "backoff_s hold after_ok after_any input_files output_files targets image instance_type keep_alive_s high_priority "
-    "vmtype_limit job_per_core maximum_price security_groups attributes array batch depends_fail".split()
-)
-CLOUD_FIELDS = set(
-    "name kind slots memory_mb storage_gb cores networks priority enabled keep_alive_s boot_timeout_s options "
-    "credentials".split()
-)
+JOB_FIELDS = frozenset(
+    [
+        "command", "kind", "name", "user", "env", "stdin", "vm_type", "cores", "memory_mb", "storage_gb",
+        "gpus", "network", "priority", "time_limit_s", "max_retries", "backoff_s", "hold", "after_ok",
+        "after_any", "input_files", "output_files", "targets", "image", "instance_type", "keep_alive_s",
+        "high_priority", "vmtype_limit", "job_per_core", "maximum_price", "security_groups", "attributes",
+        "array", "batch", "depends_fail",
+    ]
+)  # fmt: skip
+CLOUD_FIELDS = frozenset(
+    [
+        "name", "kind", "slots", "memory_mb", "storage_gb", "cores", "networks", "priority", "enabled",
+        "keep_alive_s", "boot_timeout_s", "options", "credentials",
+    ]
+)  # fmt: skip
 JOB_FILTERS = {"state", "user", "vm_type", "batch", "node", "source", "name"}
 PAGE = {"limit", "cursor"}
 STATES = ("pending", "held", "queued", "assigned", "running", "succeeded", "failed", "timeout", "cancelled")
@@ -82,7 +89,7 @@ class FakeApi:
         node = {
             "id": len(self.nodes) + 1, "name": name, "cloud": "local-a", "state": "running", "goal": "run", "user": "tess",
             "vm_type": "default", "cores": 2, "memory_mb": 2048, "storage_gb": 10, "address": "127.0.0.1",
-            "last_seen_at": T0,
+            "last_seen_at": T0, "jobs": 1,
         } | given  # fmt: skip
         self.nodes.append(node)
         return node
@@ -186,7 +193,7 @@ def _count(api: FakeApi, call: dict[str, Any]) -> Any:
 @route("POST", "/jobs/cancel")
 def _cancel_many(api: FakeApi, call: dict[str, Any]) -> Any:
     body = call["body"]
-    _known(body, {"ids", "batch", "user", "state"})
+    _known(body, frozenset({"ids", "batch", "user", "state"}))
     chosen = [job for job in api.jobs.values() if job["state"] not in ENDED]
     if "ids" in body:
         chosen = [job for job in chosen if job["id"] in body["ids"]]
@@ -254,7 +261,7 @@ def _list_nodes(api: FakeApi, call: dict[str, Any]) -> Any:
 
 @route("POST", "/nodes/tokens")
 def _token(api: FakeApi, call: dict[str, Any]) -> Any:
-    _known(call["body"], {"cloud", "user", "vm_type", "ttl_s", "uses"})
+    _known(call["body"], frozenset({"cloud", "user", "vm_type", "ttl_s", "uses"}))
     return 201, {"token": "join-me", "expires_at": T0}
 
 
@@ -362,7 +369,7 @@ def _keys(api: FakeApi, call: dict[str, Any]) -> Any:
 
 @route("POST", "/keys")
 def _make_key(api: FakeApi, call: dict[str, Any]) -> Any:
-    _known(call["body"], {"name", "role", "org"})
+    _known(call["body"], frozenset({"name", "role", "org"}))
     key = {"id": len(api.keys) + 1, **call["body"], "created_at": T0, "revoked_at": None, "last_used_at": None}
     api.keys.append(key)
     return 201, {**key, "key": "cs_secret"}
@@ -404,7 +411,7 @@ def _find_cloud(api: FakeApi, name: str) -> dict[str, Any]:
     raise Problem(404, "Not found", f"there is no cloud {name}")
 
 
-def _known(body: dict[str, Any], fields: set[str]) -> None:
+def _known(body: dict[str, Any], fields: frozenset[str]) -> None:
     errors = [
         {"field": name, "message": "unknown field", "allowed": ", ".join(sorted(fields))} for name in sorted(set(body) - fields)
     ]
@@ -446,7 +453,8 @@ class _Handler(BaseHTTPRequestHandler):
             if self.api.key and headers.get("authorization") != f"Bearer {self.api.key}":
                 raise Problem(401, "Unauthenticated", "a key is needed")
             if "text/event-stream" in headers.get("accept", ""):
-                return self._stream(headers)
+                self._stream(headers)
+                return
             self._answer(self._routed(headers, body))
         except Problem as problem:
             self._send(problem.status, json.dumps(problem.body).encode(), "application/problem+json")
@@ -464,8 +472,9 @@ class _Handler(BaseHTTPRequestHandler):
                 if set(params) - known:
                     raise Problem(400, "Bad input", f"unknown parameters {sorted(set(params) - known)}")
                 call = {"params": params, "headers": headers, "body": body if body != b"" else None}
+                act = partial(function, self.api, call, *map(unquote, found.groups()))
                 with self.api.lock:
-                    return self._once(headers, lambda: function(self.api, call, *map(unquote, found.groups())))
+                    return self._once(headers, act)
         raise Problem(404, "Not found", f"no route {self.command} {path}")
 
     def _once(self, headers: dict[str, str], act: Callable[[], Any]) -> Any:
@@ -494,7 +503,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _fault(self, fault: Any) -> bool:
-        """"cut": no answer; "lost": done, but the answer is lost; (status, seconds): busy; "half": half an answer."""
+        """"cut": no answer; "lost": done, but the answer is lost; (status, seconds): busy; "half": half an answer;
+        "at work": the first try of a repeated call is not done."""
         if fault == "pass":
             return False
         self.close_connection = True
@@ -508,6 +518,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             self.wfile.write(b"4\r\nhalf\r\n")
+        elif fault == "at work":
+            problem = {"title": "Conflict", "status": 409, "detail": "the first request with this key is still at work"}
+            self._send(409, json.dumps(problem).encode(), "application/problem+json")
         elif isinstance(fault, tuple):
             problem = {"title": "Busy", "status": fault[0], "detail": "come back"}
             self._send(fault[0], json.dumps(problem).encode(), "application/problem+json", Retry_After=str(fault[1]))

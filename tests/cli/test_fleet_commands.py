@@ -22,8 +22,8 @@ def test_nodes_list_leaves_out_what_is_gone(cli: Cli, api: FakeApi) -> None:
     api.add_node("vm-2", state="gone")
     said = cli("nodes", "list")
     assert said.lines == [
-        "ID\tNAME\tCLOUD\tSTATE\tUSER\tTYPE\tCORES\tMEMORY\tSTORAGE\tADDRESS\tSEEN",
-        "1\tvm-1\tlocal-a\trunning, drain\ttess\tdefault\t2\t2G\t10G\t127.0.0.1\t2026-01-02 03:04:05",
+        "ID\tNAME\tCLOUD\tSTATE\tUSER\tTYPE\tJOBS\tCORES\tMEMORY\tSTORAGE\tADDRESS\tSEEN",
+        "1\tvm-1\tlocal-a\trunning, drain\ttess\tdefault\t1\t2\t2G\t10G\t127.0.0.1\t2026-01-02 03:04:05",
     ]
     assert [node["name"] for node in cli("nodes", "list", "--all", "--json").json] == ["vm-1", "vm-2"]
     assert [node["name"] for node in cli("nodes", "list", "--of-state", "gone", "--json").json] == ["vm-2"]

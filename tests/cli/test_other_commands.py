@@ -22,12 +22,16 @@ WHY = {
     ],
 }
 TRACE = {
+    "subject": {"kind": "job", "id": 12, "name": "", "key": "here#12.0#1", "state": "succeeded"},
     "job": {"id": 12, "state": "succeeded", "submitted_at": T0, "command": ["x"]},
     "events": [
         {"id": 1, "at": T0, "kind": "job.submit", "subject_kind": "job", "subject_id": 12, "data": {"user": "ann"}},
         {"id": 4, "at": "2026-01-02T03:04:07.500Z", "kind": "node.boot", "subject_kind": "node", "subject_id": 3, "data": {}},
     ],
-    "attempts": [{"attempt": 1, "node": "vm-1", "state": "succeeded", "exit_code": 0, "ran_s": 2.5, "reason": None}],
+    "attempts": [
+        {"attempt": 1, "node": "vm-1", "state": "succeeded", "exit_code": 0, "waited_s": 1.5, "ran_s": 2.5, "reason": None}
+    ],
+    "boot_failures": [{"at": T0, "cloud": "b", "code": -3, "text": "image is broken"}],
     "nodes": [{"id": 3, "name": "vm-1", "cloud": "local-a", "state": "gone", "cores": 1, "memory_mb": 512}],
 }
 
@@ -106,15 +110,18 @@ def test_why_and_trace_tell_jobs_from_nodes(cli: Cli, api: FakeApi) -> None:
 def test_trace(cli: Cli, api: FakeApi) -> None:
     api.answers["trace 12"] = TRACE
     assert cli("trace", "12").lines == [
-        "job 12 (succeeded), submitted 2026-01-02 03:04:05",
+        "job 12 (succeeded)",
         f"{T0}\t-\tjob.submit\tjob 12\tuser=ann",
         "2026-01-02T03:04:07.500Z\t+2.5s\tnode.boot\tnode 3\t-",
         "",
-        "ATTEMPT\tNODE\tSTATE\tEXIT\tRAN\tREASON",
-        "1\tvm-1\tsucceeded\t0\t2.5s\t-",
+        "ATTEMPT\tNODE\tSTATE\tEXIT\tWAITED\tRAN\tREASON",
+        "1\tvm-1\tsucceeded\t0\t1.5s\t2.5s\t-",
         "",
         "NODE\tCLOUD\tSTATE\tSIZE",
         "vm-1\tlocal-a\tgone\t1 cores, 512 MB",
+        "",
+        "TIME\tCLOUD\tCODE\tFAILED BOOT",
+        "2026-01-02 03:04:05\tb\t-3\timage is broken",
     ]
     assert cli("trace", "12", "--json").json == TRACE
 

@@ -82,6 +82,8 @@ def test_classic_file_stands_between_our_file_and_the_defaults(loaded: Any, tmp_
     assert settings.listen.cloud_scheduler_admin == 9112
     assert settings.origin("listen.cloud_scheduler_admin") == f"classic file {classic}:3"
     assert settings.engine.scheduler_interval_s == 3
+    assert settings.cloud_scheduler.general.scheduler_interval == 3
+    assert settings.cloud_scheduler.logging.log_level == "WARNING"
     assert settings.cloud_scheduler.general.max_keepalive_s == 600
     assert settings.origin("cloud_scheduler.max_keepalive_s") == f"classic file {classic}:5"
     assert settings.cloud_scheduler.general.high_priority_job_support is True
@@ -97,6 +99,19 @@ def test_a_bad_classic_file_is_refused_with_its_line(loaded: Any, tmp_path: Path
     message = refused(loaded, CLOUDSCHED_CLOUD_SCHEDULER_CONFIG_FILE=str(classic))
     assert f"{classic}:2" in message
     assert "info_server_port must be an integer value" in message
+
+
+def test_our_keys_stand_in_the_classic_part_too(loaded: Any, tmp_path: Path) -> None:
+    classic = tmp_path / "cloud_scheduler.conf"
+    classic.write_text("[global]\nmax_destroy_threads: 3\n"
+                       "[logging]\nlog_max_size: 2097152\nlog_location: /x/y\n")
+    path = {"CLOUDSCHED_CLOUD_SCHEDULER_CONFIG_FILE": str(classic)}
+    settings = loaded(**path)
+    assert settings.engine.destroy_threads == settings.cloud_scheduler.general.max_destroy_threads == 3
+    assert (settings.log.max_size_mb, settings.cloud_scheduler.logging.log_max_size) == (2, 2097152)
+    assert settings.log.file == settings.cloud_scheduler.logging.log_location == "/x/y"
+    settings = loaded("[engine]\ndestroy_threads = 5\n", **path)
+    assert settings.cloud_scheduler.general.max_destroy_threads == 5
 
 
 def test_minutes_of_the_classic_file_are_seconds_here(loaded: Any) -> None:

@@ -6,6 +6,7 @@ Both are described with the other routes in `jobs.py`, so that the OpenAPI docum
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Any
 
 import msgspec
@@ -34,7 +35,7 @@ def answer(environ: Environ, caller: Caller, max_body: int) -> Answer:
         return _submit(environ, caller, max_body)
     if method in ("GET", "HEAD"):
         caller.require("viewer")
-        return 200, JSON, [_list(environ)]
+        return 200, JSON, [_kept_list(environ)]
     raise HttpProblem(405, f"{method} is not possible here", headers=[("Allow", "GET, HEAD, POST")])
 
 
@@ -54,6 +55,25 @@ def _submit(environ: Environ, caller: Caller, max_body: int) -> Answer:
     single = not batch and requests[0].array is None
     headers = [*JSON, ("Location", f"{PATH}/{made.ids[0]}")] if single else JSON
     return 201, headers, [_encode({"id": made.ids[0], "key": made.keys[0]} if single else made)]
+
+
+# Pages as they were written, good while no event has happened since: {query: (version, until, page)}. The second is for
+# what changes without an event (bytes of output so far).
+_pages: dict[str, tuple[tuple[str, int], float, bytes]] = {}
+PAGE_KEPT_S, PAGES_KEPT, PAGE_KEPT_BYTES = 1.0, 64, 1 << 18
+
+
+def _kept_list(environ: Environ) -> bytes:
+    asked, version, now = environ.get("QUERY_STRING", ""), listing.version(), time.monotonic()
+    kept = _pages.get(asked)
+    if kept is not None and kept[0] == version and kept[1] > now:
+        return kept[2]
+    page = _list(environ)
+    if len(page) <= PAGE_KEPT_BYTES:
+        if len(_pages) >= PAGES_KEPT:
+            _pages.clear()
+        _pages[asked] = (version, now + PAGE_KEPT_S, page)
+    return page
 
 
 def _list(environ: Environ) -> bytes:

@@ -1,8 +1,7 @@
-"""What do the tests of the dialect share? A database of each kind, a stepped clock, the fixed pool, both apps."""
+"""What do the tests of the dialect share? A stopped clock, the files, the fixed pool, both apps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,22 +11,12 @@ from cloudsched import clock
 from cloudsched.dialects.cloud_scheduler import admin_app, info_app
 from cloudsched.services import snapshot
 from cloudsched.settings import Settings, load
-from cloudsched.store.db import Database, open_database
-from cloudsched.store.migrations import migrate
+from cloudsched.store.db import Database
 from cloudsched.testing.factories import AT
 
 from .pool import FixedPool, build
 
 NOW = AT + 1000.0
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """A migrated database, SQLite and PostgreSQL."""
-    database = open_database(database_url, synchronous="OFF")
-    migrate(database)
-    yield database
-    database.close()
 
 
 @pytest.fixture

@@ -9,10 +9,18 @@ from flask.testing import FlaskClient
 
 from cloudsched import __version__
 from cloudsched.settings import Settings
+from cloudsched.store.db import Database, write
 
 from .pool import FixedPool, add_shadow
 
 pytestmark = pytest.mark.usefixtures("pool")
+
+
+@pytest.fixture
+def database(sqlite_database: Database) -> Database:
+    """SQLite for each of the many; `test_databases` runs them all once more on both."""
+    return sqlite_database
+
 
 T1 = """\
 Resource pool Resources:
@@ -32,11 +40,11 @@ Cluster: alpha·
 """
 BETA_R = f"""\
 Cluster: beta·
-{HEAD_R}a-very-long-host-name-fo   OpenStackNative      1 / 4              -1            -1             0           False···
+{HEAD_R}a-very-long-host-name-fo   OpenStackNative      1 / 4              -1            -1             0          False····
 """
 BETA_X = f"""\
 Cluster: beta·
-{HEAD_X}a-very-long-host-name-fo   OpenStackNative         3            [-1]           -1             0           False···
+{HEAD_X}a-very-long-host-name-fo   OpenStackNative         3             [-1]           -1             0          False····
 """
 T4_HEAD = "ID     HOSTNAME                  VMTYPE               USER       STATUS       CLUSTER················\n"
 T4_ALPHA = """\
@@ -262,9 +270,7 @@ def test_cloud_file_is_read_again_each_time(info: FlaskClient, settings: Setting
     assert rest(info, "/cloud/config") == ""
 
 
-def test_empty_pool(database: object, info: FlaskClient, pool: FixedPool) -> None:
-    from cloudsched.store.db import write
-
+def test_empty_pool(info: FlaskClient) -> None:
     write(lambda tx: tx.run("DELETE FROM cloud"))
     write(lambda tx: tx.run("DELETE FROM node"))
     write(lambda tx: tx.run("INSERT INTO event (at, kind, subject_kind, subject_id, actor, data) "

@@ -1,0 +1,108 @@
+"""What follows when an attempt ends? Results settled, retries, jobs that waited for it, jobs taken from lost nodes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from cloudsched.domain import moves
+from cloudsched.services import waiters
+from cloudsched.store import jobs
+from cloudsched.store.db import Tx
+from cloudsched.store.moves import move
+
+BACKOFF_MAX_S = 3600.0
+LOST_LIMIT = 20
+
+
+
+def after_end(tx: Tx, ended: Sequence[tuple[int, str]], *, at: float) -> list[int]:
+    """Jobs that waited for the given (id, state) are released, cancelled or held; returns those released."""
+    released: list[int] = []
+    pending = list(ended)
+    while pending:
+        on, state = pending.pop()
+        for number, kind, on_fail in jobs.dependents(tx, on):
+            if kind == "any" or state == "succeeded":
+                if jobs.need_met(tx, number, on) == 0:
+                    released += jobs.release(tx, [number], at=at)
+            elif on_fail == "hold":
+                move(tx, "job", number, "hold", at=at, reason=f"job {on} ended as {state}")
+            elif move(tx, "job", number, "cancel", at=at, reason=f"job {on} ended as {state}"):
+                pending.append((number, "cancelled"))
+    if released:
+        _wake_after(tx, released)
+    return released
+
+
+def _wake_after(tx: Tx, released: Sequence[int]) -> None:
+    shape_of = {number: row[10] for number, row in jobs.locked(tx, released).items()}
+    tx.after.append(lambda: waiters.wake_shapes(Counter(shape_of.values()).items()))
+
+
+def settle(tx: Tx, results: Sequence[jobs.Result], *, node_id: int, at: float) -> list[tuple[int, int]]:
+    """Record what a node reports; returns (job, attempt) pairs it must forget because they are no longer its own.
+
+    A result that was recorded before (its answer was lost) is accepted silently.
+    """
+    rows = jobs.locked(tx, [r.id for r in results])
+    refused: list[tuple[int, int]] = []
+    final: list[jobs.Result] = []
+    again: list[tuple[jobs.Result, float]] = []
+    ends: list[tuple[int, str]] = []
+    for r in results:
+        row = rows.get(r.id)
+        if row is None or row[2] != r.attempt or row[3] != node_id or row[1] not in moves.JOB_ACTIVE:
+            if row is None or row[2] != r.attempt or row[3] != node_id or row[1] not in moves.JOB_FINAL:
+                refused.append((r.id, r.attempt))
+            continue
+        if r.event in ("fail", "time_out") and row[4] == "run" and row[5] < row[6]:
+            again.append((r, min(BACKOFF_MAX_S, row[7] * 2.0 ** row[5])))
+            continue
+        final.append(r)
+        if row[8]:
+            ends.append((r.id, r.state))
+    if final:
+        jobs.finish(tx, final, node_id=node_id)
+    for r, pause_s in again:
+        _try_again(tx, r, pause_s, node_id=node_id, at=at)
+    if ends:
+        after_end(tx, ends, at=at)
+    return refused
+
+
+def _try_again(tx: Tx, r: jobs.Result, pause_s: float, *, node_id: int, at: float) -> None:
+    jobs.append_output(tx, [(r.id, r.attempt, name, text.encode())
+                            for name, text in (("stdout", r.stdout), ("stderr", r.stderr)) if text])
+    move(tx, "job", r.id, "retry", at=at, retries=jobs.retries(tx, r.id) + 1, not_before=at + pause_s, placed=0, started_at=None,
+         reason=r.reason, exit_code=r.exit_code,
+         note={"node": node_id, "attempt": r.attempt, "exit_code": r.exit_code, "reason": r.reason, "state": r.state,
+               "pause_s": pause_s})
+    if pause_s <= 0 and jobs.release(tx, [r.id], at=at):
+        _wake_after(tx, [r.id])
+
+
+def release_due(tx: Tx, at: float) -> list[int]:
+    """Pending jobs whose pause is over are queued; returns them."""
+    released = jobs.release(tx, jobs.due(tx, at), at=at)
+    if released:
+        _wake_after(tx, released)
+    return released
+
+
+def redeliver(tx: Tx, items: Sequence[tuple[int, int]], *, at: float, reason: str) -> list[int]:
+    """Take (job, attempt) away from a node that has lost them: back to the queue, or failed after too many losses."""
+    back = []
+    for number, attempt in items:
+        if attempt > LOST_LIMIT:
+            guard = ("attempt = ?", (attempt,))
+            if move(tx, "job", number, "fail", at=at, reason=f"lost {attempt} times, last: {reason}", guard=guard):
+                after_end(tx, [(number, "failed")], at=at)
+        else:
+            back.append((number, attempt))
+    done = jobs.requeue(tx, back, "lose", at=at, reason=reason)
+    rows = jobs.locked(tx, done)
+    after_end(tx, [(n, "cancelled") for n, row in rows.items() if row[1] == "cancelled" and row[8]], at=at)
+    counts = Counter(row[10] for row in rows.values() if row[1] == "queued")
+    tx.after.append(lambda: waiters.wake_shapes(counts.items()))
+    return done
