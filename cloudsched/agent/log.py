@@ -13,7 +13,7 @@ _threshold = LEVELS["info"]
 
 def set_level(name: str) -> None:
     """Drop what is below `name` (debug, info, warning, error)."""
-    global _threshold
+    global _threshold  # noqa: PLW0603
     _threshold = LEVELS[name]
 
 
@@ -25,7 +25,7 @@ def say(level: str, message: str, **facts: object) -> None:
     """Write one line; a closed stderr is no reason to fail."""
     if LEVELS[level] < _threshold:
         return
-    line = {"time": _utc(), "level": level, "source": "agent", "message": message}
+    line: dict[str, object] = {"time": _utc(), "level": level, "source": "agent", "message": message}
     line.update(facts)
     try:
         sys.stderr.write(json.dumps(line, default=str) + "\n")

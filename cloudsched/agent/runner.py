@@ -141,7 +141,7 @@ class Runner:
         for child in processes.children(os.getpid()):
             if child in self.running or processes.start_time(child) is None:
                 continue
-            owner = _owner(child)
+            owner = _owner(child) or self._owner_by_traces(child)
             if owner in current or (owner is None and self._may_be_of_running(child)):
                 continue
             owners.add(owner)
@@ -149,8 +149,22 @@ class Runner:
                 _kill(pid, signal.SIGKILL)
         return owners
 
+    def _owner_by_traces(self, pid: int) -> tuple[int, int] | None:
+        """It shed its mark: whose directory does it stand in, whose output does it hold?"""
+        try:
+            where = os.readlink("/proc/%d/cwd" % pid) + "/"
+        except OSError:
+            return None
+        held = _held_inodes(pid)
+        for job in [*self._ending, *self.running.values()]:
+            if job.scratch is not None and where.startswith(os.path.realpath(job.scratch) + "/"):
+                return job.key
+            if held and any(os.fstat(one).st_ino in held for one in job.captured or ()):
+                return job.key
+        return None
+
     def _may_be_of_running(self, pid: int) -> bool:
-        """It shed its mark: could a job that still runs have started it?"""
+        """Without mark and trace: could a job that still runs have started it?"""
         started = processes.start_time(pid)
         if started is None:
             return True
@@ -210,6 +224,16 @@ def _owner(pid: int) -> tuple[int, int] | None:
     if len(marks) < 2:
         return None
     return marks[b"CLOUDSCHED_JOB_ID"], marks[b"CLOUDSCHED_ATTEMPT"]
+
+
+def _held_inodes(pid: int) -> set[int]:
+    found = set()
+    for number in (1, 2):
+        try:
+            found.add(os.stat("/proc/%d/fd/%d" % (pid, number)).st_ino)
+        except OSError:
+            continue
+    return found
 
 
 def _rss_mb(maxrss: int) -> int:

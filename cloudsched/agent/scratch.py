@@ -123,7 +123,7 @@ def checked_name(name: object) -> str:
         raise ValueError("%r is not a file name" % (name,))
     if "\0" in name:
         raise ValueError("%r has a NUL in it" % name)
-    if name.startswith("/") or name.startswith("~"):
+    if name.startswith(("/", "~")):
         raise ValueError("%r is not relative to the scratch directory" % name)
     if any(part in ("", ".", "..") for part in name.split("/")):
         raise ValueError("%r leaves the scratch directory or is not in plain form" % name)

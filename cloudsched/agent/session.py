@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import json
 import os
+import time
 
 from cloudsched.agent import log
 from cloudsched.agent.wire import Unreachable
@@ -51,6 +52,7 @@ class Session:
         self.secret = ""
         self.heartbeat_s = 10.0
         self.long_poll_s = 20.0
+        self.doubtful_at = float("-inf")  # when an answer, and with it a claim, may have been lost
         self._remember_from_disk()
 
     @property
@@ -89,7 +91,14 @@ class Session:
         """One sync; raises Gone (410), Unknown (401), Busy, Unreachable."""
         body["instance"] = self.instance
         timeout_s = float(body.get("wait_s") or 0.0) + ANSWER_MARGIN_S
-        answer = _post(connection, SYNC_PATH, body, self.headers(), timeout_s)
+        resent = connection.resent
+        try:
+            answer = _post(connection, SYNC_PATH, body, self.headers(), timeout_s)
+        except Unreachable:
+            self.doubtful_at = time.monotonic()
+            raise
+        if connection.resent != resent:
+            self.doubtful_at = time.monotonic()
         if answer.status == 410:
             raise Gone(_detail(answer))
         if answer.status == 401:

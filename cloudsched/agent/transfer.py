@@ -104,7 +104,7 @@ class Transfer:
                 STREAMS[number],
                 job.sent[number],
             )
-            answer = self._again(job, lambda: self._send(connection, "POST", path, piece))
+            answer = self._send(connection, job, "POST", path, piece)
             self._note_output(job, number, len(piece), answer)
 
     def _note_output(self, job: Job, number: int, length: int, answer: Answer) -> None:
@@ -147,7 +147,7 @@ class Transfer:
                 piece = os.pread(handle, PIECE_BYTES, offset)
                 final = len(piece) < PIECE_BYTES or not os.pread(handle, 1, offset + len(piece))
                 path = "%s?offset=%d&final=%d" % (base, offset, final)
-                answer = self._again(job, lambda: self._send(connection, "PUT", path, piece))
+                answer = self._send(connection, job, "PUT", path, piece)
                 if answer.status in (404, 409, 410):
                     raise Stale()
                 if answer.status // 100 != 2:
@@ -156,10 +156,13 @@ class Transfer:
         finally:
             os.close(handle)
 
-    def _send(self, connection: Connection, method: str, path: str, piece: bytes) -> Answer:
-        headers = dict(self._headers())
-        headers["Content-Type"] = "application/octet-stream"
-        return connection.request(method, path, body=piece, headers=headers, timeout_s=TIMEOUT_S)
+    def _send(self, connection: Connection, job: Job, method: str, path: str, piece: bytes) -> Answer:
+        def send() -> Answer:
+            headers = dict(self._headers())
+            headers["Content-Type"] = "application/octet-stream"
+            return connection.request(method, path, body=piece, headers=headers, timeout_s=TIMEOUT_S)
+
+        return self._again(job, send)
 
     def _again(self, job: Job, call: Callable[[], Answer]) -> Answer:
         """Until there is an answer that means something; Stale when the job is taken away meanwhile."""
@@ -175,7 +178,7 @@ class Transfer:
             if job.dropped or self._stopping():
                 raise Stale()
             log.say("debug", "transfer is tried again", job=job.id, problem=problem)
-            time.sleep(pause_s * random.uniform(0.5, 1.0))
+            time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
             pause_s = min(10.0, pause_s * 2)
 
 

@@ -64,6 +64,7 @@ class Connection:
         self._sock: socket.socket | None = None
         self._buffer = b""
         self._aborted = False
+        self.resent = 0  # how often a request had to be sent again
 
     def request(
         self,
@@ -87,6 +88,7 @@ class Connection:
         except _Stale:
             if fresh or self._aborted:
                 raise Unreachable("the server closed the connection without an answer") from None
+        self.resent += 1
         try:
             return self._exchange(payload, timeout_s, sink)
         except _Stale:

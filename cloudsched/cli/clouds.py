@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
 
     added = add_action(actions, "add", run_add, "add a cloud; its credentials are tried first")
     added.add_argument("name", metavar="NAME")
-    added.add_argument("--kind", required=True, metavar="KIND", help="what drives it: local, fake, ...")
+    added.add_argument("--kind", required=True, metavar="KIND", help="what drives it: Local, Fake, ...")
     _add_fields(added)
     added.add_argument("--disabled", action="store_true", help="add it, but do not use it yet")
     added.add_argument("--dry-run", action="store_true", help="check everything, change nothing")
@@ -64,7 +65,7 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
 def run_list(args: argparse.Namespace) -> int:
     session = open_session(args)
     listing = Listing(
-        COLUMNS, cloud_row, "no clouds (add one with: cloudsched clouds add NAME --kind local --slots 4)"
+        COLUMNS, cloud_row, "no clouds (add one with: cloudsched clouds add NAME --kind Local --slots 4)"
     )
     return show_list(args, session, listing, fetch=lambda: session.client.items("/clouds"))
 
@@ -112,6 +113,7 @@ def run_set(args: argparse.Namespace) -> int:
     if args.as_json:
         session.screen.json(answer)
     else:
+        _show_checks(session, answer)
         session.screen.line(f"{args.name}: changed {', '.join(sorted(body))}")
     return EXIT_OK
 
@@ -149,7 +151,7 @@ def run_verify(args: argparse.Namespace) -> int:
 def fields(args: argparse.Namespace) -> dict[str, Any]:
     """The cloud's fields named by options, as the API calls them."""
     names = (
-        "slots",
+        "title", "address", "max_node_memory_mb", "slots",
         "memory_mb",
         "storage_gb",
         "cores",
@@ -199,15 +201,20 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_fields(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--title", metavar="TEXT", help="a name for people")
+    parser.add_argument("--address", metavar="ADDRESS", help="where the place is reached")
     parser.add_argument("--slots", type=whole, metavar="N", help="at most N nodes")
     parser.add_argument(
-        "--cores", type=signed, metavar="N", help="cores of all nodes together (-1: no limit)"
+        "--cores", type=_or_none(whole), metavar="N", help="cores of all nodes together (none: no limit)"
     )
     parser.add_argument(
-        "--memory", dest="memory_mb", type=memory_mb, metavar="SIZE", help="memory of all nodes together"
+        "--node-memory", dest="max_node_memory_mb", type=_or_none(memory_mb), metavar="SIZE", help="largest memory of a node"
     )
     parser.add_argument(
-        "--storage", dest="storage_gb", type=storage_gb, metavar="SIZE", help="storage of all together"
+        "--memory", dest="memory_mb", type=_or_none(memory_mb), metavar="SIZE", help="memory of all nodes together"
+    )
+    parser.add_argument(
+        "--storage", dest="storage_gb", type=_or_none(storage_gb), metavar="SIZE", help="storage of all together"
     )
     parser.add_argument(
         "--network", dest="networks", action="append", metavar="NAME", help="a network; repeatable"
@@ -230,6 +237,11 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
         "--credential-env", action="append", type=pair, metavar="K=VARIABLE", help="from the environment"
     )
     secret.add_argument("--credential-file", action="append", type=pair, metavar="K=FILE", help="from a file")
+
+
+def _or_none(read: Callable[[str], int]) -> Callable[[str], int]:
+    """`none` lifts a limit; the API writes that as -1."""
+    return lambda text: -1 if text.lower() in ("none", "-1") else read(text)
 
 
 def _credentials(args: argparse.Namespace) -> dict[str, str]:
@@ -294,6 +306,8 @@ def _verify(session: Session, name: str) -> int:
 def _done(session: Session, name: str, verb: str, answer: Any) -> int:
     if session.screen.as_json:
         session.screen.json_line(answer if answer is not None else {"name": name})
+    elif isinstance(answer, dict) and answer.get("removed") is False:
+        session.screen.line(f"{name}: its nodes go first (cloudsched operations {answer.get('operation')})")
     else:
         session.screen.line(f"{name}: {verb}")
     return EXIT_OK

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 USERS = ("ada", "grace")
 ENDED = frozenset({"succeeded", "failed", "timeout", "cancelled"})
 GONE = frozenset({"gone", "failed", "released"})
-_OWN_CLOUD = {"kind": "local", "slots": 4, "memory_mb": 4096, "storage_gb": 20, "cores": 1}
+_OWN_CLOUD = {"kind": "Local", "slots": 4, "memory_mb": 4096, "storage_gb": 20, "cores": 1}
 
 
 def configure(parser: argparse.ArgumentParser, _: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import deque
 from typing import Any
 
 from cloudsched.cli.commands import EXIT_OK, add_common
@@ -87,10 +86,31 @@ def _filters(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _found(session: Session, since: int | None, limit: int, filters: dict[str, Any]) -> list[dict[str, Any]]:
-    """The first `limit` after `since`, or the newest ones (the API's list goes forward)."""
+    """The first `limit` after `since`, or the newest ones."""
     if since is not None:
         return list(session.client.items("/events", limit=limit, since=since, **filters))
-    return list(deque(session.client.items("/events", **filters), maxlen=limit))
+    last, span = _last(session, filters), limit
+    while True:
+        found = list(session.client.items("/events", since=max(0, last - span), **filters))
+        if len(found) >= limit or span >= last:
+            return found[-limit:]
+        span *= 8
+
+
+def _last(session: Session, filters: dict[str, Any]) -> int:
+    """The newest matching sequence number. The list goes forward alone, so it is found by halving: there may be
+    millions of events, and "is there one after N" is cheap."""
+
+    def any_after(number: int) -> bool:
+        return bool(session.client.get("/events", since=number, limit=1, **filters)["items"])
+
+    low, high = 0, 1
+    while any_after(high):
+        low, high = high, high * 16
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if any_after(middle) else (low, middle)
+    return low
 
 
 def _follow(session: Session, since: int | None, filters: dict[str, Any]) -> int:

@@ -77,19 +77,15 @@ def run_version(args: argparse.Namespace) -> int:
     found: dict[str, Any] = {"client": __version__, "server": None, "server_url": session.client.base_url}
     try:
         answer = session.client.get("/")
-        found["server"] = answer.get("version") if isinstance(answer, dict) else None
-    except (ServerAway, ApiError):
-        pass  # the question is answered without it
+        found["server"] = str(answer["version"])
+    except (ServerAway, ApiError) as error:  # our own version is told all the same
+        found["error"] = str(error)
     if args.as_json:
         session.screen.json(found)
         return EXIT_OK
     session.screen.line(f"cloudsched {__version__}")
-    server = (
-        f"{found['server']} at {found['server_url']}"
-        if found["server"]
-        else f"no answer at {found['server_url']}"
-    )
-    session.screen.line(f"server {server}")
+    at = f"{found['server']} at {found['server_url']}" if found["server"] else f"unknown: {found['error']}"
+    session.screen.line(f"server {at}")
     if found["server"] and found["server"] != __version__:
         return fail("client and server are of different versions", EXIT_FAILED)
     return EXIT_OK

@@ -11,7 +11,7 @@ from cloudsched.cli.commands import EXIT_FAILED, EXIT_OK, EXIT_USAGE, add_action
 from cloudsched.cli.problems import fail
 from cloudsched.cli.session import Listing, Session, add_watch, for_each, open_session, show_list
 from cloudsched.cli.table import STATE_COLOURS, Column
-from cloudsched.cli.values import duration_s, positive, show_duration, show_mb, show_time, whole
+from cloudsched.cli.values import duration_s, positive, show_duration, show_mb, show_time, signed, whole
 
 STATES = ("pending", "held", "queued", "assigned", "running", "succeeded", "failed", "timeout", "cancelled")
 ENDED = frozenset({"succeeded", "failed", "timeout", "cancelled"})
@@ -74,7 +74,12 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
         ("hold", run_hold, "keep waiting jobs from running"),
         ("release", run_release, "let held jobs run"),
     ):
-        _add_ids(add_action(actions, name, run, text))
+        steer = add_action(actions, name, run, text)
+        _add_ids(steer)
+        if name == "hold":
+            steer.add_argument("--reason", metavar="TEXT", help="said to who asks why it waits")
+        if name == "retry":
+            steer.add_argument("--priority", type=signed, metavar="N", help="of the new job (default: as before)")
 
     files = add_action(actions, "files", run_files, "list or fetch a job's output files")
     files.add_argument("id", metavar="ID", help="number or key of the job")
@@ -172,14 +177,16 @@ def run_cancel(args: argparse.Namespace) -> int:
 
 def run_retry(args: argparse.Namespace) -> int:
     session = open_session(args)
+    body = {} if args.priority is None else {"priority": args.priority}
     return for_each(
-        args.ids, lambda one: _told(session, one, session.client.create(f"{job_path(one)}/retry", None))
+        args.ids, lambda one: _told(session, one, session.client.create(f"{job_path(one)}/retry", body))
     )
 
 
 def run_hold(args: argparse.Namespace) -> int:
     session = open_session(args)
-    return for_each(args.ids, lambda one: _told(session, one, session.client.post(f"{job_path(one)}/hold")))
+    body = {"reason": args.reason} if args.reason else {}
+    return for_each(args.ids, lambda one: _told(session, one, session.client.post(f"{job_path(one)}/hold", body)))
 
 
 def run_release(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from cloudsched.cli.commands import EXIT_OK, add_action, add_actions
 from cloudsched.cli.session import Listing, add_watch, for_each, open_session, show_list
 from cloudsched.cli.table import STATE_COLOURS, Column
-from cloudsched.cli.values import show_time, whole
+from cloudsched.cli.values import duration_s, show_time, whole
 
 ROLES = ("viewer", "submitter", "operator", "admin")
 COLUMNS = (
@@ -20,6 +20,7 @@ COLUMNS = (
     Column("ORG"),
     Column("STATE", colours=STATE_COLOURS),
     Column("CREATED"),
+    Column("EXPIRES"),
     Column("LAST USED"),
 )
 
@@ -32,6 +33,7 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
         "--role", choices=ROLES, default="submitter", help="viewer < submitter (default) < operator < admin"
     )
     made.add_argument("--org", metavar="ORG", help="the organisation it belongs to")
+    made.add_argument("--ttl", type=duration_s, metavar="TIME", help="how long it can be used (default: for ever)")
     made.add_argument("--to", metavar="FILE", help="write it to FILE (mode 0600), do not show it")
     add_watch(add_action(actions, "list", run_list, "list keys (without the keys themselves)"))
     revoked = add_action(actions, "revoke", run_revoke, "make keys worthless")
@@ -42,7 +44,8 @@ def run_create(args: argparse.Namespace) -> int:
     session = open_session(args)
     if args.to:
         Path(args.to).touch(mode=0o600, exist_ok=False)  # refused here, before a key exists that nobody has
-    body = {"name": args.name, "role": args.role, **({"org": args.org} if args.org else {})}
+    wanted = {"name": args.name, "role": args.role, "org": args.org, "ttl_s": args.ttl}
+    body = {name: value for name, value in wanted.items() if value is not None}
     answer = session.client.create("/keys", body)
     if args.to:
         _write(Path(args.to), str(answer.pop("key")))
@@ -81,7 +84,8 @@ def key_row(key: dict[str, Any]) -> list[str]:
     """A key as the cells of COLUMNS."""
     return [
         str(key["id"]), str(key.get("name", "")), str(key.get("role", "")), str(key.get("org") or ""),
-        "revoked" if key.get("revoked_at") else "ok", show_time(key.get("created_at")), show_time(key.get("last_used_at")),
+        "revoked" if key.get("revoked_at") else "ok", show_time(key.get("created_at")), show_time(key.get("expires_at")),
+        show_time(key.get("last_used_at")),
     ]  # fmt: skip
 
 

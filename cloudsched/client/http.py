@@ -90,7 +90,7 @@ class Client:
     # --- calls with a JSON answer
 
     def get(self, path: str, **params: Any) -> Any:
-        """GET; the parsed body. A parameter that is None is left out, a list is repeated."""
+        """GET; the parsed body. A parameter that is None is left out, a list goes by comma."""
         return self.call("GET", path, params=params).data
 
     def post(self, path: str, body: Any = None, **params: Any) -> Any:
@@ -345,8 +345,8 @@ def segment(name: int | str) -> str:
 
 
 def _target(path: str, params: Mapping[str, Any] | None) -> str:
-    pairs = [(key, value) for key, value in (params or {}).items() if value is not None and value != []]
-    query = urlencode(pairs, doseq=True)
+    given = ((key, ",".join(map(str, value)) if isinstance(value, list) else value) for key, value in (params or {}).items())
+    query = urlencode([(key, value) for key, value in given if value not in (None, "")])
     return API + path + ("?" + query if query else "")
 
 

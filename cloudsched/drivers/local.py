@@ -104,7 +104,7 @@ class LocalDriver:
             return
         with self._locked(name):
             facts = _read_facts(home) or {"name": name}
-            _stop_agent(home, facts)
+            _stop_agent(facts)
             self._kill_all(home, facts)
             _remove(home)
             if home.exists():
@@ -115,7 +115,7 @@ class LocalDriver:
 
     def _boot(self, home: Path, wanted: Wanted, server_url: str) -> Machine:
         facts = _read_facts(home)
-        if facts is not None and _agent_process(facts, home) is not None:
+        if facts is not None and _agent_process(facts) is not None:
             return self._machine(home, facts)
         if facts is not None or home.exists():  # interrupted or dead: away with what is left, then afresh
             self._kill_all(home, facts or {"name": wanted.name})
@@ -193,7 +193,7 @@ class LocalDriver:
     # -- what is there -----------------------------------------------------------------------------------------
 
     def _machine(self, home: Path, facts: dict[str, Any]) -> Machine:
-        process = _agent_process(facts, home)
+        process = _agent_process(facts)
         joined = (home / "work" / "agent.json").exists()
         state = "Shutdown" if process is None else "Running" if joined else "Starting"
         reason = facts.get("note", "")
@@ -244,7 +244,7 @@ class LocalDriver:
             if theirs == mark or (not theirs and mark):
                 found.add((pid, started))
         if not processes.LINUX:
-            agent = _agent_process(facts, home)
+            agent = _agent_process(facts)
             found |= {agent} if agent else set()
         return found
 
@@ -328,23 +328,21 @@ def _intent(wanted: Wanted, *, instance: str, server_url: str, user: str, note: 
             "started": None}  # fmt: skip
 
 
-def _agent_process(facts: Mapping[str, Any], home: Path) -> tuple[int, int] | None:
+def _agent_process(facts: Mapping[str, Any]) -> tuple[int, int] | None:
     """The agent's process: as written down, or found by its mark when the writing was interrupted."""
     pid, started = facts.get("pid"), facts.get("started")
     if pid and processes.alive(pid, started or 0):
         return pid, started or 0
     _reap_own_children()
-    if (home / "work" / "agent.lock").exists() and not _is_locked(home / "work" / "agent.lock"):
-        return None  # it had started and is dead
     for found in processes.marked({MARK: str(facts.get("mark", ""))}):
         if b"CLOUDSCHED_JOB_ID=" not in processes.environment(found[0]):
             return found
     return None
 
 
-def _stop_agent(home: Path, facts: Mapping[str, Any]) -> None:
+def _stop_agent(facts: Mapping[str, Any]) -> None:
     """Ask the agent to kill its jobs, clean up and end; whoever does not listen is killed after this."""
-    process = _agent_process(facts, home)
+    process = _agent_process(facts)
     if process is None or not processes.send(*process, signal.SIGINT):
         return
     deadline = time.monotonic() + STOP_GRACE_S
@@ -446,20 +444,6 @@ def _own_name() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return True  # not ours to try: say it may be
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 def _is_file_at(handle: int, path: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -181,7 +182,7 @@ def _local_columns(local: LocalCloud, position: int) -> dict[str, Any]:
     return {
         "name": local.name.lower(), "title": local.name, "address": "localhost", "kind": "Local", "enabled": 1,
         "priority": local.priority, "max_slots": local.slots, "memory_mb": local.memory_mb,
-        "storage_gb": local.storage_gb, "cores": local.cores, "keep_alive_s": int(local.keep_alive_s),
+        "storage_gb": local.storage_gb, "cores": local.cores or os.cpu_count() or 1, "keep_alive_s": int(local.keep_alive_s),
         "boot_timeout_s": int(local.boot_timeout_s), "source": FROM_SETTINGS, "position": position,
     }
 

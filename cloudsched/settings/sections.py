@@ -157,7 +157,7 @@ class LocalCloud:
 
     name: str
     slots: int = integer(4, "Machines at once.", low=1, high=1000)
-    cores: int = integer(1, "Most cores of one machine.", low=1, high=4096)
+    cores: int = integer(0, "Most cores of one machine; 0: as many as this host has.", low=0, high=4096)
     memory_mb: int = integer(8192, "Memory for all machines together.", low=1, high=2**30)
     storage_gb: int = integer(100, "Storage for all machines together.", low=0, high=2**30)
     keep_alive_s: float = seconds(0, "How long an idle machine is kept.", low=0, high=30 * _DAY_S)

@@ -81,9 +81,10 @@ def add_needs(tx: Tx, needs: Sequence[tuple[int, int, str]]) -> None:
 
 def queued_shapes(tx: Tx) -> list[int]:
     """Ids of the shapes that have a queued job: one index step per shape, however long the queue."""
+    queue = f"FROM job{tx.using('job_queue')} WHERE state = 'queued'"
     sql = (
-        "WITH RECURSIVE step(id) AS (SELECT min(shape_id) FROM job WHERE state = 'queued' UNION ALL "
-        "SELECT (SELECT min(shape_id) FROM job WHERE state = 'queued' AND shape_id > step.id) FROM step "
+        f"WITH RECURSIVE step(id) AS (SELECT min(shape_id) {queue} UNION ALL "
+        f"SELECT (SELECT min(shape_id) {queue} AND shape_id > step.id) FROM step "
         "WHERE step.id IS NOT NULL) SELECT id FROM step WHERE id IS NOT NULL"
     )
     return [row[0] for row in tx.all(sql)]
@@ -108,8 +109,8 @@ def claim(tx: Tx, node_id: int, shape_ids: Sequence[int], *, limit: int, at: flo
 
 
 def _choose(tx: Tx, shape_ids: Sequence[int], limit: int) -> list[int]:
-    sql = ("SELECT -priority, id FROM job WHERE shape_id = ? AND state = 'queued' ORDER BY priority DESC, id LIMIT ?"
-           + tx.for_update)
+    sql = (f"SELECT -priority, id FROM job{tx.using('job_queue')} WHERE shape_id = ? AND state = 'queued' "
+           "ORDER BY priority DESC, id LIMIT ?" + tx.for_update)
     heads = [tx.all(sql, (shape_id, limit)) for shape_id in shape_ids]
     merged = heapq.merge(*heads) if len(heads) > 1 else iter(heads[0] if heads else ())
     return [row[1] for _, row in zip(range(limit), merged, strict=False)]
@@ -331,8 +332,8 @@ def release(tx: Tx, ids: Sequence[int], *, at: float, actor: str = "") -> list[i
 
 def due(tx: Tx, at: float, *, limit: int = 1000) -> list[int]:
     """Pending jobs whose pause is over."""
-    sql = ("SELECT id FROM job WHERE state = 'pending' AND not_before IS NOT NULL AND not_before <= ? AND needs = 0 "
-           "ORDER BY not_before LIMIT ?")
+    sql = (f"SELECT id FROM job{tx.using('job_due')} WHERE state = 'pending' AND not_before IS NOT NULL "
+           "AND not_before <= ? AND needs = 0 ORDER BY not_before LIMIT ?")
     return [row[0] for row in tx.all(sql, (at, limit))]
 
 

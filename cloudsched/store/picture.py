@@ -22,12 +22,14 @@ def live_nodes(tx: Tx) -> list[Row]:
 
 def queued_counts(tx: Tx) -> dict[int, int]:
     """shape -> queued jobs (Scheduled or not, banned or not)."""
-    return {row[0]: int(row[1]) for row in tx.all("SELECT shape_id, count(*) FROM job WHERE state = 'queued' GROUP BY shape_id")}
+    sql = f"SELECT shape_id, count(*) FROM job{tx.using('job_queue')} WHERE state = 'queued' GROUP BY shape_id"
+    return {row[0]: int(row[1]) for row in tx.all(sql)}
 
 
 def placed_jobs(tx: Tx) -> list[Row]:
     """(shape_id, id, priority) of queued jobs that are Scheduled: first to be unscheduled first."""
-    return tx.all("SELECT shape_id, id, priority FROM job WHERE state = 'queued' AND placed = 1 ORDER BY priority, id DESC")
+    return tx.all(f"SELECT shape_id, id, priority FROM job{tx.using('job_placed')} "
+                  "WHERE state = 'queued' AND placed = 1 ORDER BY priority, id DESC")
 
 
 def banned_jobs(tx: Tx, at: float) -> list[Row]:

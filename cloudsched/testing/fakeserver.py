@@ -47,6 +47,7 @@ class FakeNode:
     instance: str
     profile: dict[str, Any]
     goal: str = "run"
+    told_goal: str = "run"
     gone: bool = False
     syncs: int = 0
     joins: int = 1
@@ -269,18 +270,18 @@ class FakeServer:
     def _hold(
         self, node: FakeNode, body: dict[str, Any], holding: set[Key], alive: Callable[[], bool]
     ) -> dict[str, Any]:
-        goal = node.goal
         deadline = time.monotonic() + (body.get("wait_s", 0) if self.can_hold else 0)
         while True:
             drop = [list(key) for key in holding if self._dropped(node, key)]
             given = self._claim(node, body["want"]) if node.goal == "run" else []
             left = deadline - time.monotonic()
-            if given or drop or node.goal != goal or left <= 0 or not self._web or node.gone or not alive():
+            if given or drop or node.goal != node.told_goal or left <= 0 or not self._web or node.gone or not alive():
+                node.told_goal = node.goal
                 return {"jobs": given, "drop": drop, "goal": node.goal}
             self.lock.wait(min(left, 0.5))
 
     def _claim(self, node: FakeNode, want: int) -> list[dict[str, Any]]:
-        given = []
+        given: list[dict[str, Any]] = []
         while self._queue and len(given) < want:
             job = self.jobs[self._queue.popleft()]
             job.node, job.assigned_at, job.unnamed = node.id, time.monotonic(), 0

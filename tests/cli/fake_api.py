@@ -31,6 +31,7 @@ JOB_FIELDS = frozenset(
 )  # fmt: skip
 CLOUD_FIELDS = frozenset(
     [
+        "title", "address", "max_node_memory_mb",
         "name", "kind", "slots", "memory_mb", "storage_gb", "cores", "networks", "priority", "enabled",
         "keep_alive_s", "boot_timeout_s", "options", "credentials",
     ]
@@ -242,6 +243,7 @@ def _put_file(api: FakeApi, call: dict[str, Any], ref: str, name: str) -> Any:
 @route("POST", "/jobs/([^/]+)/(cancel|retry|hold|release)", "wait_s")
 def _steer(api: FakeApi, call: dict[str, Any], ref: str, verb: str) -> Any:
     job = _find(api, ref)
+    _known(call["body"] or {}, frozenset({"hold": {"reason"}, "retry": {"priority"}}.get(verb, set())))
     if verb == "retry":
         new = api.add_job(**{k: v for k, v in job.items() if k in JOB_FIELDS}, state="queued", retry_of=job["id"])
         return api.look(new) if api.steps == 0 else dict(new)
@@ -369,7 +371,7 @@ def _keys(api: FakeApi, call: dict[str, Any]) -> Any:
 
 @route("POST", "/keys")
 def _make_key(api: FakeApi, call: dict[str, Any]) -> Any:
-    _known(call["body"], frozenset({"name", "role", "org"}))
+    _known(call["body"], frozenset({"name", "role", "org", "ttl_s"}))
     key = {"id": len(api.keys) + 1, **call["body"], "created_at": T0, "revoked_at": None, "last_used_at": None}
     api.keys.append(key)
     return 201, {**key, "key": "cs_secret"}

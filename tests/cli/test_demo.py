@@ -136,4 +136,4 @@ def test_clouds_are_made_where_there_are_none_and_removed(capsys: pytest.Capture
     assert _run(api, Screen(io.StringIO())) == 0
     assert [cloud["name"] for cloud in api.clouds] == ["only"]
     made = [body for method, path, _, body in api.requests if (method, path) == ("POST", "/api/v2/clouds")]
-    assert len(made) == 1 and made[0]["kind"] == "local"
+    assert len(made) == 1 and made[0]["kind"] == "Local"

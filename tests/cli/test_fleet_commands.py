@@ -111,6 +111,8 @@ def test_clouds_show_set_remove(cli: Cli, api: FakeApi) -> None:
     assert (api.clouds[0]["slots"], api.clouds[0]["options"]) == (9, {"zone": "y", "old": 1})
     said = cli("clouds", "set", "a/b", "--slots", "1", "--if-match", '"7"')
     assert said.status == 1 and "changed by somebody else" in said.err
+    assert cli("clouds", "set", "a/b", "--memory", "none", "--node-memory", "2G", "--title", "A", "--address", "x").status == 0
+    assert (api.clouds[0]["memory_mb"], api.clouds[0]["max_node_memory_mb"]) == (-1, 2048)
     assert cli("clouds", "set", "a/b").status == 2
     assert cli("clouds", "remove", "a/b", "--yes").out == "a/b: removed\n"
     assert cli("clouds", "remove", "a/b", "--yes").status == 4

@@ -115,7 +115,10 @@ def test_hold_release_retry(cli: Cli, api: FakeApi) -> None:
     assert cli("jobs", "release", "1").out == "1\tqueued\n"
     api.jobs[1]["state"] = "failed"
     assert cli("jobs", "retry", "1").out == "2\tqueued (a retry of 1)\n"
-    assert cli("jobs", "hold", "1").status == 1
+    assert cli("jobs", "hold", "1", "--reason", "later").status == 1
+    assert api.requests[-1][3] == {"reason": "later"}
+    assert cli("jobs", "retry", "1", "--priority", "-3").status == 0
+    assert api.requests[-1][3] == {"priority": -3}
 
 
 def test_retry_is_made_once_although_its_answer_was_lost(cli: Cli, api: FakeApi) -> None:

@@ -53,6 +53,14 @@ def test_events(cli: Cli, api: FakeApi) -> None:
     assert [one["id"] for one in cli("events", "--since", "0", "--limit", "1", "--json").json] == [1]
     assert [one["id"] for one in cli("events", "--subject", "job:1", "--kind", "job.start", "--json").json] == [2]
     assert cli("events", "--subject", "job:x").status == 2
+    assert cli("events", "--kind", "nothing", "--json").json == []
+
+
+def test_the_newest_events_are_found_without_reading_all(cli: Cli, api: FakeApi) -> None:
+    api.events = [_event(number, "job.start" if number % 500 else "rare", number) for number in range(1, 20_001)]
+    assert [one["id"] for one in cli("events", "--limit", "3", "--json").json] == [19_998, 19_999, 20_000]
+    assert len(api.requests) < 40
+    assert [one["id"] for one in cli("events", "--kind", "rare", "--limit", "2", "--json").json] == [19_500, 20_000]
 
 
 def test_events_followed_over_broken_connections_have_no_hole(cli: Cli, api: FakeApi) -> None:
@@ -164,17 +172,18 @@ def test_keys(cli: Cli, api: FakeApi, tmp_path: Path) -> None:
     assert cli("keys", "create", "ann").out == "cs_secret\n"
     assert api.requests[-1][3] == {"name": "ann", "role": "submitter"}
     path = tmp_path / "bob.key"
-    said = cli("keys", "create", "bob", "--role", "admin", "--org", "lab", "--to", str(path))
+    said = cli("keys", "create", "bob", "--role", "admin", "--org", "lab", "--ttl", "30d", "--to", str(path))
     assert said.out == f"key 2 written to {path}\n"
+    assert api.requests[-1][3]["ttl_s"] == 30 * 86400
     assert path.read_text() == "cs_secret\n" and path.stat().st_mode & 0o777 == 0o600
     said = cli("keys", "create", "bob", "--to", str(path))
     assert said.status == 1 and "File exists" in said.err and len(api.keys) == 2
     assert cli("keys", "revoke", "1").out == "key 1: revoked\n"
     assert cli("keys", "revoke", "9").status == 4
     assert cli("keys", "list").lines == [
-        "ID\tNAME\tROLE\tORG\tSTATE\tCREATED\tLAST USED",
-        "1\tann\tsubmitter\t-\trevoked\t2026-01-02 03:04:05\t-",
-        "2\tbob\tadmin\tlab\tok\t2026-01-02 03:04:05\t-",
+        "ID\tNAME\tROLE\tORG\tSTATE\tCREATED\tEXPIRES\tLAST USED",
+        "1\tann\tsubmitter\t-\trevoked\t2026-01-02 03:04:05\t-\t-",
+        "2\tbob\tadmin\tlab\tok\t2026-01-02 03:04:05\t-\t-",
     ]
     assert "cs_secret" not in json.dumps(cli("keys", "list", "--json").json)
     assert cli("keys", "create", "eve", "--role", "king").status == 2
@@ -184,5 +193,7 @@ def test_version(cli: Cli, api: FakeApi) -> None:
     said = cli("version")
     assert said.status == 0 and said.lines[0].startswith("cloudsched 0.")
     assert cli("version", "--json").json["server"] == api.answers.get("version", "0.1.0")
+    said = cli("version", "--server", "http://127.0.0.1:1")
+    assert said.status == 0 and said.lines[1].startswith("server unknown: no answer from http://127.0.0.1:1")
     api.answers["version"] = "99.0"
     assert cli("version").status == 1

@@ -11,6 +11,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,16 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = 15.0) -> A
         assert time.monotonic() < deadline, what
         time.sleep(0.01)
     return found
+
+
+@contextmanager
+def stranger(**env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is none of ours."""
+    with subprocess.Popen(["sleep", "1000"], env={**env, "PATH": os.defpath}) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class LocalCase(DriverCase):
@@ -112,7 +123,7 @@ class TestLocal(LocalCase):
         first = driver.boot(self.wanted())
         self.settle(driver, "node-1")
         os.kill(first.handle["pid"], signal.SIGKILL)
-        until(lambda: driver.machines()[0].state == "Shutdown", "shutdown is seen")
+        until(lambda: [one for one in driver.machines() if one.state == "Shutdown"], "shutdown is seen")
         again = driver.boot(self.wanted())
         assert again.external_id != first.external_id
         assert self.settle(driver, "node-1").handle["pid"] == again.handle["pid"]
@@ -140,23 +151,21 @@ class TestLocal(LocalCase):
         driver = self.driver()
         driver.boot(self.wanted())
         env = {"CLOUDSCHED_NODE": "node-1", "CLOUDSCHED_INSTANCE": "test", "CLOUDSCHED_MACHINE": "of-somebody-else"}
-        with subprocess.Popen(["sleep", "1000"], env={**env, "PATH": os.defpath}) as other:
+        with stranger(**env) as other:
             driver.destroy("node-1", {"pid": other.pid, "started": 0})
             assert other.poll() is None
-            other.kill()
 
     def test_a_reused_process_id_is_not_our_machine(self) -> None:
         driver = self.driver()
         driver.boot(self.wanted())
         facts = self.home() / "machine.json"
-        with subprocess.Popen(["sleep", "1000"]) as other:
-            until(lambda: (self.home() / "work" / "agent.json").exists(), "joined")
+        self.settle(driver, "node-1")
+        with stranger() as other:
             text = facts.read_text().replace(f'"pid": {driver.machines()[0].handle["pid"]}', f'"pid": {other.pid}')
             facts.write_text(text)
             assert driver.machines()[0].handle["pid"] != other.pid
             driver.destroy("node-1", {})
             assert other.poll() is None
-            other.kill()
 
     def test_files_that_resist_are_removed(self) -> None:
         driver = self.driver()

@@ -30,11 +30,14 @@ def raw_path(environ: Environ) -> str:
     alone, that path encoded again (only `%2F` is lost)."""
     target = environ.get(_TARGETS[0]) or environ.get(_TARGETS[1])
     if not target:
-        return quote(environ.get("PATH_INFO", "").encode("latin-1"), safe="/")
+        return quote(environ.get("PATH_INFO", "").encode("latin-1"), safe="/") or "/"
     path: str = target.partition("?")[0]
     if not path.startswith("/") and "://" in path:
         path = "/" + path.partition("://")[2].partition("/")[2]
     path = path.removeprefix(environ.get("SCRIPT_NAME") or "")
+    if path.startswith("//"):
+        # The router would fold leading slashes and redirect; an empty first piece is no route of ours.
+        path = "/%2F" + path[2:]
     if path.isascii():
         return path
     return quote(path.encode("latin-1", errors="replace"), safe="/%!\"#$&'()*+,:;<=>@[\\]^`{|}~")

@@ -130,7 +130,7 @@ class _Reader:
         parser.buffer_text = True
 
     def read(self, body: bytes) -> tuple[tuple[Any, ...], str | None]:
-        self._values.xml(None, None)  # the parser decodes already
+        self._values.xml(None, None)  # type: ignore[arg-type]  # the parser decodes already
         self._parser.Parse(body, True)
         return self._values.close(), self._values.getmethodname()
 

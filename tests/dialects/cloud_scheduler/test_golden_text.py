@@ -275,7 +275,7 @@ def test_empty_pool(info: FlaskClient) -> None:
     write(lambda tx: tx.run("DELETE FROM node"))
     write(lambda tx: tx.run("INSERT INTO event (at, kind, subject_kind, subject_id, actor, data) "
                             "VALUES (0, 'test', 'system', 0, '', '{}')"))
-    head = T1.split("alpha")[0]
+    head = T1.partition("alpha")[0]
     assert rest(info, "/cloud") == drawn(head) + "Pool is empty..."
     assert rest(info, "/clusters") == "Clusters in resource pool:\n"
     assert rest(info, "/vms") == drawn(T4_HEAD) + "\nTotal VMs: 0. Total Clouds: 0"

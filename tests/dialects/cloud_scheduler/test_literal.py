@@ -26,7 +26,10 @@ def test_dictionaries() -> None:
     assert literal.dictionary({"east": ["alpha", "beta"], "west": []}) == "{u'east': [u'alpha', u'beta'], u'west': []}"
 
 
-@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers() | st.lists(st.text(st.characters(exclude_categories=["Cs"])))))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(st.dictionaries(TEXTS, st.integers() | st.lists(TEXTS)))
 def test_reads_back(entries: dict[str, int | list[str]]) -> None:
     text = literal.dictionary(entries)
     assert text.isascii()

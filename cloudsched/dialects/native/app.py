@@ -1,0 +1,80 @@
+"""What is the Flask application behind the cold routes? Blueprints, converters, the OpenAPI document, error shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, request
+from flask_smorest import Api
+from werkzeug.exceptions import HTTPException
+
+from cloudsched import __version__, web
+from cloudsched.dialects.native import front, jobs, keys, look, pool, problems, root, routing, schemas
+from cloudsched.errors import CloudschedError
+from cloudsched.services.watch import Streams
+from cloudsched.settings import Settings
+
+BLUEPRINTS = (jobs.blueprint, pool.blueprint, look.blueprint, keys.blueprint, root.blueprint)
+SECURITY = {
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "basic": {"type": "http", "scheme": "basic", "description": "the key as password, any user name"},
+}
+_TEXT = "Bodies are JSON, times RFC 3339 UTC, errors RFC 9457 problems. `x-role` is the least role a route needs."
+
+
+def make_flask(settings: Settings) -> Flask:
+    """The application. It expects the caller in the WSGI environment (`front`)."""
+    app = Flask("cloudsched", static_folder=str(Path(web.__file__).parent / "static"), static_url_path="/static")
+    app.config.update(
+        API_TITLE="cloudsched", API_VERSION=__version__, OPENAPI_VERSION="3.1.0", OPENAPI_URL_PREFIX="/api/v2",
+        OPENAPI_JSON_PATH="openapi.json", MAX_CONTENT_LENGTH=settings.web.max_body_mb << 20,
+        STATE_DIR=settings.state.dir, PROPAGATE_EXCEPTIONS=False, SEND_FILE_MAX_AGE_DEFAULT=3600,
+        API_SPEC_OPTIONS={"info": {"description": _TEXT}, "components": {"securitySchemes": SECURITY}},
+    )
+    app.extensions["settings"] = settings
+    app.extensions["streams"] = Streams(settings.web.threads // 2)
+    app.url_map.merge_slashes, app.url_map.strict_slashes = False, False
+    app.url_map.converters |= {"raw": routing.RawSegment, "rest": routing.RawPath}
+    api = Api(app)
+    for converter in (routing.RawSegment, routing.RawPath):
+        api.register_converter(converter, lambda _: {"type": "string"})
+    for blueprint in BLUEPRINTS:
+        api.register_blueprint(blueprint)
+    _describe_hot(api)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(CloudschedError, _ours)
+    app.register_error_handler(Exception, _ours)
+    return app
+
+
+def _describe_hot(api: Any) -> None:
+    """The routes that never reach Flask: their query and body, as `hot.py` takes them."""
+    path = api.spec._paths["/api/v2/jobs"]
+    resolver = api.spec.plugins[-1].converter if hasattr(api.spec.plugins[-1], "converter") else None
+    resolver = resolver or next(p.converter for p in api.spec.plugins if hasattr(p, "converter"))
+    path["get"]["parameters"] = resolver.schema2parameters(schemas.JobListQuery(), location="query")
+    header = {"in": "header", "name": "Idempotency-Key", "schema": {"type": "string", "maxLength": 255}}
+    path["post"]["parameters"] = [header]
+    body = {"schema": resolver.resolve_nested_schema(schemas.SubmitBody())}
+    path["post"]["requestBody"] = {"required": True, "content": {"application/json": body}}
+
+
+def _http(error: HTTPException) -> Response:
+    status = error.code or 500
+    if status < 400:
+        return Response(status=status, headers=list(error.get_headers()))
+    headers = [pair for pair in error.get_headers() if pair[0] in ("Allow", "Retry-After", "WWW-Authenticate")]
+    path = request.environ.get("PATH_INFO", "")[:200]
+    text = {404: f"there is nothing at {path}", 405: f"{request.method} is not possible at {path}"}.get(
+        status, error.description or "")
+    return _response(*problems.render(problems.HttpProblem(status, text, headers=headers)))
+
+
+def _ours(error: Exception) -> Response:
+    return _response(*problems.render(error, request_id=request.environ.get(front.REQUEST_ID, "")))
+
+
+def _response(status: int, headers: problems.Headers, body: bytes) -> Response:
+    return Response(body, status, headers=headers)

@@ -1,0 +1,133 @@
+"""What can be looked at over HTTP? Events (also as a stream), operations, why, trace, loops, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from flask import Response, current_app, request
+from werkzeug.wsgi import ClosingIterator
+
+from cloudsched.dialects.native import paging, schemas, wire
+from cloudsched.dialects.native.peer import gone
+from cloudsched.dialects.native.problems import HttpProblem
+from cloudsched.dialects.native.routing import Blueprint, caller, reply, route, single
+from cloudsched.errors import Invalid
+from cloudsched.services import health, operations, trace, watch, why
+from cloudsched.services.watch import EventView, Filter, Gap
+
+blueprint = Blueprint("look", __name__, url_prefix="/api/v2", description="What happened, what happens, and why")
+RETRY_MS = 2000
+_SECRET_KEYS = ("password", "secret", "token")
+_encode = msgspec.json.Encoder().encode
+
+
+@route(blueprint, "/events", role="viewer", query=schemas.EventQuery, answer=schemas.page_of(schemas.Event),
+       also=[(503, "Too many streams are open")])
+def list_events(query: dict[str, Any]) -> Response:
+    """Events in order; with `Accept: text/event-stream` the stream of what happens.
+
+    The stream's `id:` is the sequence number; `Last-Event-ID` (or `since`) resumes after it; an event named `gap` tells
+    what retention has removed in between.
+    """
+    wanted = Filter(query["subject_kind"], query["subject_id"], query["kind"])
+    if request.accept_mimetypes.best_match(["application/json", "text/event-stream"]) == "text/event-stream":
+        return _stream(query["since"], wanted)
+    pairs = wire.query(request.environ, request.args)
+    most = paging.limit(pairs)
+    after = paging.position(pairs)
+    found = watch.page(query["since"] or 0 if after is None else after, wanted, limit=most)
+    return reply({"items": found, "next": paging.following(pairs, found, most, found[-1].id if found else None)})
+
+
+def _stream(since: int | None, wanted: Filter) -> Response:
+    resume = request.headers.get("Last-Event-ID", "").strip()
+    if resume:
+        since = wire.whole("Last-Event-ID", resume)
+    leave = current_app.extensions["streams"].enter("events")
+    body = ClosingIterator(_lines(since, wanted, request.environ), leave)
+    return Response(body, content_type="text/event-stream; charset=utf-8", headers={"X-Accel-Buffering": "no"})
+
+
+def _lines(since: int | None, wanted: Filter, environ: dict[str, Any]) -> Iterator[bytes]:
+    yield b"retry: %d\n\n" % RETRY_MS
+    for one in watch.follow(since, wanted, gone=gone(environ)):
+        if one is None:
+            yield b": alive\n\n"
+        elif isinstance(one, Gap):
+            yield b'id: %d\nevent: gap\ndata: {"kind":"gap","data":{"from":%d,"to":%d}}\n\n' % (one.last, one.first, one.last)
+        else:
+            yield _line(one)
+
+
+def _line(event: EventView) -> bytes:
+    return b"id: %d\ndata: %s\n\n" % (event.id, _encode(event))
+
+
+@route(blueprint, "/operations", role="viewer", query=schemas.OperationListQuery,
+       answer=schemas.page_of(schemas.Operation))
+def list_operations(_: dict[str, Any]) -> Response:
+    """List operations, newest first."""
+    pairs = wire.query(request.environ, request.args)
+    most = paging.limit(pairs)
+    found = operations.page(states=wire.words(pairs, "state"), after=paging.position(pairs), limit=most)
+    return reply({"items": found, "next": paging.following(pairs, found, most, found[-1]["id"] if found else None)})
+
+
+@route(blueprint, "/operations/<raw:operation>", role="viewer", answer=schemas.Operation,
+       also=[(404, "No such operation")])
+def show_operation(operation: str) -> Response:
+    """One operation with its steps."""
+    found = operations.one(_number("operation", operation))
+    return single(found, str(found["version"]))
+
+
+@route(blueprint, "/operations/<raw:operation>/cancel", "POST", role="operator", answer=schemas.Operation,
+       also=[(409, "It has ended")])
+def cancel_operation(operation: str) -> Response:
+    """Stop an operation before its next step."""
+    return reply(operations.cancel(_number("operation", operation), caller()), 202)
+
+
+@route(blueprint, "/why/job/<raw:job>", role="viewer", answer=schemas.Why)
+def why_job(job: str) -> Response:
+    """Why a job is where it is: every rule that refuses it."""
+    return reply(why.job(job))
+
+
+@route(blueprint, "/why/node/<raw:node>", role="viewer", answer=schemas.Why)
+def why_node(node: str) -> Response:
+    """Why a node is kept or taken."""
+    return reply(why.node(node))
+
+
+@route(blueprint, "/trace/<raw:subject>", role="viewer", answer=schemas.Trace)
+def show_trace(subject: str) -> Response:
+    """Everything about a job (number or key) or a node (`node:ID`), in order."""
+    return reply(trace.of(subject))
+
+
+@route(blueprint, "/loops", role="viewer", query=schemas.PageQuery, answer=schemas.page_of(schemas.Loop))
+def list_loops(_: dict[str, Any]) -> Response:
+    """The loops of the engines."""
+    return reply({"items": health.loops(), "next": None})
+
+
+@route(blueprint, "/config", role="admin", answer=schemas.page_of(schemas.Setting))
+def show_config() -> Response:
+    """The settings in force with their origin, secrets masked."""
+    rows = current_app.extensions["settings"].show(origin=True)
+    items = [{"key": row[0], "value": _shown(row[0], row[1]), "origin": row[2]} for row in rows]
+    return reply({"items": items, "next": None})
+
+
+def _shown(key: str, value: str) -> str:
+    return "***" if value and any(word in key for word in _SECRET_KEYS) else value
+
+
+def _number(name: str, text: str) -> int:
+    try:
+        return wire.whole(name, text)
+    except Invalid:
+        raise HttpProblem(404, f"there is no {name} {text[:100]}") from None
