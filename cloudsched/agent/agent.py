@@ -152,7 +152,7 @@ class Agent:
         report_s = self._book.report_due_s(now)
         if report_s is not None and not self._report_line.busy:
             due = min(due, max(report_s, self._retry_at - now))
-        if not self._poll_line.busy:
+        if not (self._poll_line.busy or self._report_line.busy):
             due = min(due, max(0.001, self._poll_at - now, self._last_move + QUIET_S - now, self._retry_at - now))
         if self._book.waiting:
             due = min(due, 0.5)
@@ -331,7 +331,7 @@ class Agent:
     def _stream(self, job: Job) -> None:
         if job.streaming or job.captured is None or job.phase != jobs.RUNNING:
             return
-        if not any(os.fstat(one).st_size > sent for one, sent in zip(job.captured, job.sent)):  # noqa: B905 (Python 3.10)
+        if not any(transfer.has_more(job, number) for number in (0, 1)):
             return
         job.streaming = True
         self._pool.call(

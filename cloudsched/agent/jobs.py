@@ -40,6 +40,7 @@ class Job:
         "captured",
         "cores",
         "cpu_s",
+        "cut",
         "dropped",
         "ended",
         "env",
@@ -93,6 +94,7 @@ class Job:
         self.scratch: str | None = None
         self.captured: tuple[int, int] | None = None
         self.sent = [0, 0]
+        self.cut = [False, False]  # the server takes no more of that stream
         self.streaming = False
         self.tell_start = False
         self.storage_seen = 0.0

@@ -93,7 +93,10 @@ class Transfer:
         handle = job.captured[number]
         while True:
             if self._limit is not None and job.sent[number] > self._limit:
-                return  # the server has its fill and has marked the stream as cut
+                job.cut[number] = True  # the server has its fill and says so to whoever reads it
+            if job.cut[number]:
+                os.ftruncate(handle, 0)  # it is opened for appending: what comes starts at 0 again
+                return
             piece = os.pread(handle, PIECE_BYTES, job.sent[number])
             if not piece:
                 return
@@ -182,13 +185,19 @@ class Transfer:
             pause_s = min(10.0, pause_s * 2)
 
 
+def has_more(job: Job, number: int) -> bool:
+    """Is there anything of that stream that was not sent (or, when it is cut, not thrown away)?"""
+    assert job.captured is not None
+    size = os.fstat(job.captured[number]).st_size
+    return size > (0 if job.cut[number] else job.sent[number])
+
+
 def is_small(job: Job, number: int) -> bool:
     """Can the rest of that stream go into the result? (Short, and text as JSON can carry it.)"""
     assert job.captured is not None
-    size = os.fstat(job.captured[number]).st_size
-    if size <= job.sent[number]:
+    if job.cut[number] or not has_more(job, number):
         return True
-    if size - job.sent[number] > SMALL_BYTES:
+    if os.fstat(job.captured[number]).st_size - job.sent[number] > SMALL_BYTES:
         return False
     try:
         return "\0" not in _rest(job, number).decode("utf-8")
@@ -198,12 +207,9 @@ def is_small(job: Job, number: int) -> bool:
 
 def rest_text(job: Job, number: int) -> str:
     """What of that stream was not sent by itself, as text; empty when it all was."""
-    if job.captured is None or os.fstat(job.captured[number]).st_size <= job.sent[number]:
+    if job.captured is None or job.cut[number] or not is_small(job, number):
         return ""
-    try:
-        return _rest(job, number).decode("utf-8")
-    except UnicodeDecodeError:
-        return ""
+    return _rest(job, number).decode("utf-8")
 
 
 def _rest(job: Job, number: int) -> bytes:

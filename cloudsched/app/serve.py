@@ -32,11 +32,29 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         _let_go()
         super().handle_quit(sig, frame)
 
+    def is_parent_alive(self) -> bool:
+        """When `serve` itself was killed: give up the ports at once, the next `serve` wants them."""
+        alive = bool(super().is_parent_alive())
+        if not alive:
+            _let_go()
+            self.set_accept_enabled(False)
+            for listener in self.sockets:
+                listener.close()
+        return alive
+
+    def run(self) -> None:
+        super().run()
+        # The grace is over. Leaving as usual would join the threads, and one that writes to a client that does not
+        # read never ends.
+        logging.shutdown()
+        os._exit(0)
+
 
 def _let_go() -> None:
-    from cloudsched.services import waiters
+    from cloudsched.services import waiters, watch
 
     waiters.stop()
+    watch.stop()
 
 
 class Server(BaseApplication):  # type: ignore[misc]

@@ -75,7 +75,11 @@ def request(
         "max_retries": 2,
         "env": {"LC_ALL": "C"},
         "input_files": [
-            {"name": "piece.txt", "content_base64": base64.b64encode(piece.content.encode()).decode()}
+            {
+                "name": "piece.txt",
+                "size": len(piece.content),
+                "content_base64": base64.b64encode(piece.content.encode()).decode(),
+            }
         ],
         "output_files": ["words.txt"],
     }

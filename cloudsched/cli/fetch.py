@@ -61,7 +61,7 @@ def write_results(
 
 def fetch_files(session: Session, job: str, *, names: Sequence[str] | None, to: str) -> int:
     """Write output files of one job below `to`; None: all of them."""
-    found = [str(one["name"]) for one in session.client.items(f"{job_path(job)}/files")]
+    found = [str(one["name"]) for one in session.client.get(f"{job_path(job)}/files")["items"]]
     wanted = found if names is None else list(names)
     missing = [name for name in wanted if name not in found]
     if missing:
@@ -91,7 +91,7 @@ def _places(session: Session, job: dict[str, Any], to: str | None) -> list[tuple
     named = local_paths(job)
     files = []
     if job.get("output_files"):
-        files = [str(one["name"]) for one in session.client.items(f"{job_path(job['id'])}/files")]
+        files = [str(one["name"]) for one in session.client.get(f"{job_path(job['id'])}/files")["items"]]
     if to is None and named:
         streams = [(name, Path(named[name])) for name in ("stdout", "stderr", "log") if name in named]
         return streams + [(name, Path(place)) for name in files if (place := _named(named, name))]

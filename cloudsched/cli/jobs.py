@@ -202,7 +202,7 @@ def run_files(args: argparse.Namespace) -> int:
     session = open_session(args)
     if args.names or args.all:
         return fetch_files(session, args.id, names=args.names or None, to=args.to)
-    found = list(session.client.items(f"{job_path(args.id)}/files"))
+    found = session.client.get(f"{job_path(args.id)}/files")["items"]
     if args.as_json:
         session.screen.json(found)
         return EXIT_OK
@@ -319,7 +319,8 @@ def _cancel(session: Session, one: str, wait_s: int | None) -> int:
 def _told(session: Session, one: str, job: Any) -> int:
     """The state after a wish, in a line."""
     found = job if isinstance(job, dict) else {"id": one}
-    goal = f" (wanted: {found['goal']})" if found.get("goal") not in (None, "run") else ""
+    wanted = found.get("goal") not in (None, "run") and found.get("state") not in ENDED
+    goal = f" (wanted: {found['goal']})" if wanted else ""
     new = str(found.get("id", one))
     retry = f" (a retry of {found['retry_of']})" if found.get("retry_of") and new != one else ""
     _said(session, found, f"{new}\t{found.get('state', 'done')}{goal}{retry}")

@@ -136,8 +136,9 @@ def _file(one: dict[str, Any], job: dict[str, Any], encoded: dict[str, str] | No
     kept = {key: value for key, value in one.items() if key != _LOCAL}
     if os.access(local, os.X_OK) or job.get("command", [""])[0] == "./" + one["name"]:
         kept.setdefault("mode", 0o755)
+    kept["size"] = Path(local).stat().st_size
     if encoded is None:
-        return {**kept, "size": Path(local).stat().st_size}
+        return kept
     if local not in encoded:
         encoded[local] = base64.b64encode(Path(local).read_bytes()).decode()
     return {**kept, "content_base64": encoded[local]}

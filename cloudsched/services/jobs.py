@@ -103,6 +103,7 @@ def _rows(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int, at
         shape_id = _shape(tx, request, user, defaults, shape_ids)
         contents, waits_for_files = _contents(request)
         attributes = _attributes(request)
+        sizes = {name: len(data) for name, data in contents}
         for index in _indices(request):
             proc = number - first
             key = f"{_HOST}#{batch}.{proc}#{epoch}"
@@ -114,7 +115,7 @@ def _rows(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int, at
                 number, "queue", key, batch, proc, request.name or request.batch, user, caller.org, request.kind, shape_id,
                 state, request.priority, request.max_retries, request.backoff_s, request.time_limit_s, len(wanted),
                 request.depends_fail, None, at, at if state == "queued" else None,
-                _spec(request, defaults, key, user, index), attributes, None))
+                _spec(request, defaults, key, user, index, sizes), attributes, None))
             needs += wanted
             files += [(number, 0, f"in/{name}", data) for name, data in contents]
             number += 1
@@ -249,9 +250,10 @@ class _Spec(msgspec.Struct, omit_defaults=True):
     gpus: int = 0
 
 
-def _spec(request: JobRequest, defaults: JobDefaults, key: str, user: str, index: int | None) -> str:
+def _spec(request: JobRequest, defaults: JobDefaults, key: str, user: str, index: int | None,
+          sizes: dict[str, int]) -> str:
     env = request.env if index is None else {**request.env, "CLOUDSCHED_ARRAY_INDEX": str(index)}
-    files = [{"name": item.name, "size": item.size or 0, "mode": item.mode} for item in request.input_files]
+    files = [{"name": item.name, "size": sizes.get(item.name, item.size or 0), "mode": item.mode} for item in request.input_files]
     spec = _Spec(
         request.kind, key, user, request.cores or defaults.cores,
         defaults.memory_mb if request.memory_mb is None else request.memory_mb,

@@ -34,7 +34,8 @@ def kept_log_level() -> str:
 
 def forget_log_level() -> None:
     """At the start of a service its own settings count again (contract 4.9: the running server only)."""
-    write(lambda tx: system.put_setting(tx, LOG_LEVEL, ""))
+    if kept_log_level():
+        write(lambda tx: system.put_setting(tx, LOG_LEVEL, ""))
 
 
 def toggle_quick_shutdown(*, actor: str = "") -> bool:

@@ -20,7 +20,7 @@ from cloudsched.classic.problem import ClassicConfigError, Secret
 from cloudsched.domain.entities import Cloud
 from cloudsched.domain.scheduling.plan import Plan
 from cloudsched.domain.scheduling.recharge import recharge, reconfig
-from cloudsched.services import pool_clouds, pool_limits, pool_ops, snapshot
+from cloudsched.services import pool_clouds, pool_limits, pool_ops, pool_switches, snapshot
 from cloudsched.settings import LocalCloud, Settings
 from cloudsched.store import clouds, events, nodes
 from cloudsched.store.db import Tx, write
@@ -33,7 +33,7 @@ FROM_SETTINGS = "local"
 # Fields of a section that have a column of their own, or are no option of a driver.
 _NOT_OPTIONS = frozenset({
     "section", "name", "cloud_type", "file", "line", "options", "vm_slots", "memory", "storage", "cpu_cores",
-    "max_vm_mem", "networks", "priority", "vm_keep_alive_s", "boot_timeout", "enabled"})
+    "max_vm_mem", "max_vm_storage", "total_cpu_cores", "networks", "priority", "vm_keep_alive_s", "boot_timeout", "enabled"})
 _SECRETS = frozenset({"access_key_id", "secret_access_key", "username", "password"})
 
 
@@ -50,6 +50,7 @@ class Synced:
 def start(settings: Settings) -> Synced:
     """Everything a start takes from the configuration: clouds, limits, aliases; then every node is charged again and
     what does not fit any more is retired or destroyed (contract 7.10)."""
+    pool_switches.forget_log_level()
     synced = sync_clouds_from_file(settings, actor="start")
     sync_local_clouds(settings, actor="start")
     pool_limits.load(settings)
@@ -80,9 +81,10 @@ def sync_clouds_from_file(settings: Settings, *, actor: str = "start") -> Synced
         return _unreadable(error.located(), actor)
     for problem in read.problems:
         log.error("%s", problem)
-    wanted = [_columns(conf, position, settings) for position, conf in enumerate(read.clouds)]
-    named = {name.lower() for name, _ in clouds_conf.raw_sections(file)}
-    return _sync(wanted, source=FROM_FILE, keep=named, settings=settings, actor=actor)
+    sections = [name.lower() for name, _ in clouds_conf.raw_sections(file)]
+    order = {name: sections.index(name) for name in sections}
+    wanted = [_columns(conf, order.get(conf.name, len(order)), settings) for conf in read.clouds]
+    return _sync(wanted, source=FROM_FILE, keep=order, settings=settings, actor=actor)
 
 
 def sync_local_clouds(settings: Settings, *, actor: str = "start") -> Synced:
@@ -162,7 +164,10 @@ def _columns(conf: CloudConf, position: int, settings: Settings) -> dict[str, An
 
 def _options(conf: CloudConf) -> tuple[dict[str, Any], dict[str, str]]:
     """(options of the driver, credentials): whatever looks secret is kept sealed."""
-    given = {item.name: getattr(conf, item.name) for item in fields(conf) if item.name not in _NOT_OPTIONS}
+    own = conf.family in clouds_conf.OWN_FAMILIES
+    given = {item.name: getattr(conf, item.name) for item in fields(conf) if item.name not in _NOT_OPTIONS
+             # A default of the original's kinds says nothing to a driver of ours.
+             and not (own and getattr(conf, item.name) == item.default)}
     given |= conf.options
     options: dict[str, Any] = {}
     secrets: dict[str, str] = {}

@@ -82,7 +82,7 @@ def make_job(shape_id: int | None = None, *, user: str = "alice", vm_type: str =
             (given if key in given else later)[key] = value
         jobs.insert(tx, [tuple(given.values())], at=at, actor="")
         for key, value in later.items():
-            tx.run(f"UPDATE job SET {key} = ? WHERE id = ?", (value, number))
+            tx.run(f"UPDATE job SET {key} = ? WHERE id = ?", (value, number))  # noqa: S608 - a column name
         return number
 
     return _found(jobs.get(write(insert)))

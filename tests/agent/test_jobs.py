@@ -108,6 +108,19 @@ def test_long_and_binary_output_is_exact(server: FakeServer, start: Start) -> No
     assert server.jobs[1].output("stderr") == b"\xff\x00\xfe"
 
 
+def test_output_beyond_the_limit_is_dropped_and_fills_no_disk(server: FakeServer, start: Start) -> None:
+    server.limit = 100_000
+    agent = start("--grace", "0.1")
+    job = server.jobs[server.submit("sh", "-c", "yes 0123456789 & sleep 2.5; kill $!; echo end")]
+    server.until(lambda: len(job.streams["stdout"]) == server.limit, "the limit is reached")
+    server.wait(job.id)
+    assert job.output("stdout") == (b"0123456789\n" * 10_000)[: server.limit]
+    server.submit("true")
+    server.wait()
+    left = [os.stat(f"/proc/{agent.pid}/fd/{number}") for number in os.listdir(f"/proc/{agent.pid}/fd")]
+    assert max(facts.st_size for facts in left) < 100_000
+
+
 def test_output_is_streamed_while_it_runs(server: FakeServer, start: Start) -> None:
     start()
     job = server.jobs[server.submit("sh", "-c", "echo early; sleep 1000")]

@@ -218,10 +218,10 @@ def _output(api: FakeApi, call: dict[str, Any], ref: str) -> Any:
     return api.output.get((job["id"], stream), b"")[int(call["params"].get("offset", ["0"])[0]) :]
 
 
-@route("GET", "/jobs/([^/]+)/files", *PAGE)
+@route("GET", "/jobs/([^/]+)/files")
 def _files(api: FakeApi, call: dict[str, Any], ref: str) -> Any:
     found = api.files.get(_find(api, ref)["id"], {})
-    return {"items": [{"name": name, "size": len(data), "attempt": 1} for name, data in found.items()], "next": None}
+    return {"items": [{"name": name, "size": len(data), "attempt": 1} for name, data in found.items()]}
 
 
 @route("GET", "/jobs/([^/]+)/files/([^/]+)")

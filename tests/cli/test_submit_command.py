@@ -52,7 +52,7 @@ def test_every_field_has_an_option(cli: Cli, api: FakeApi, tmp_path: Path, monke
         "security_groups": ["sg"], "hold": True, "high_priority": 1, "job_per_core": True,
         "env": {"K": "V=W", "FROM_HERE": "here"}, "after_ok": [1, "here#2.0#1", 3], "after_any": [4],
         "depends_fail": "hold", "attributes": {"A": 7, "B": "text"}, "array": {"indices": [1, 2, 3]}, "stdin": "in",
-        "input_files": [{"name": "in.txt", "content_base64": "aW4="}],
+        "input_files": [{"name": "in.txt", "size": 2, "content_base64": "aW4="}],
     }  # fmt: skip
     assert set(body) == JOB_FIELDS
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from functools import partial
 
-
 from cloudsched import __version__, clock
 from cloudsched.dialects.cloud_scheduler import messages, objects, text
 from cloudsched.dialects.cloud_scheduler.calls import Call, Given, Rest, get, get_json
@@ -19,9 +18,10 @@ from cloudsched.settings import Settings
 JOB_METHODS = {"new": "get_newjobs", "sched": "get_schedjobs", "high": "get_highjobs", "idle": "get_idlejobs",
                "running": "get_runningjobs", "complete": "get_completejobs", "held": "get_heldjobs"}
 
-# How long an answer may be shown again while no event was written. Poll times and idle clocks change without one, and
-# they show in the JSON of clusters.
-_KEPT_S = 5.0
+# How long an answer may be shown again while no event was written. Small facts change without one: an address that
+# became known, a job that waits for a machine again; poll times and idle clocks, which show in the JSON of clusters.
+_KEPT_S = 2.0
+_KEPT_JOBS_S = 5.0
 _KEPT_JSON_S = 1.0
 
 
@@ -69,7 +69,7 @@ class Info:
 
     def _job_calls(self) -> tuple[Call, ...]:
         return (
-            *(Call(method, partial(self._jobs, state), (get("/jobs", state=state),), kept_s=_KEPT_S)
+            *(Call(method, partial(self._jobs, state), (get("/jobs", state=state),), kept_s=_KEPT_JOBS_S)
               for state, method in JOB_METHODS.items()),
             Call("jobs in an unknown state", self._no_jobs, (get("/jobs", state=Given.ANY),), hidden=True),
             Call("get_job", self._job, (Rest("GET", "/jobs/<job>", json="get_json_job"),), required=("jobid",)),

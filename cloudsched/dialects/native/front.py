@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 CALLER, REQUEST_ID, GATE = "cloudsched.caller", "cloudsched.request_id", "cloudsched.gate"
 # Answered to anybody the network and Host rules let in: no role is needed.
 OPEN = frozenset({"/", "/healthz", "/readyz", "/metrics", "/api/v2", "/api/v2/", "/api/v2/healthz", "/api/v2/readyz",
-                  "/api/v2/metrics", "/api/v2/openapi.json", "/api/v2/docs"})
+                  "/api/v2/metrics", "/api/v2/openapi.json", "/api/v2/docs", "/favicon.ico"})
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 _SAFETY = [("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store")]
 WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]

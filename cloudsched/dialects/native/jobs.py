@@ -70,12 +70,12 @@ def _states(given: Any) -> list[str]:
     if not isinstance(states, list) or not all(isinstance(state, str) for state in states):
         raise Invalid.at("state", "is no state", ", ".join(moves.JOB_STATES))
     listing.check_states(states)
-    return states or [state for state in moves.JOB_STATES if state not in moves.JOB_FINAL]
+    return states
 
 
 def _cancel_matching(chosen: dict[str, Any], states: list[str]) -> int:
     """Page by page over what matches and is not ended."""
-    wanted = [state for state in states if state not in moves.JOB_FINAL]
+    wanted = [state for state in (states or moves.JOB_STATES) if state not in moves.JOB_FINAL]
     done, after = 0, None
     while wanted:
         page = listing.page(states=wanted, after=after, limit=1000, **chosen)

@@ -40,6 +40,8 @@ class HttpProblem(CloudschedError):
 
 def render(error: BaseException, *, request_id: str = "") -> tuple[int, Headers, bytes]:
     """(status, headers, body) of an error. What we did not foresee is logged, and told without its text."""
+    if isinstance(error, RecursionError):
+        error = Invalid("the body is nested too deeply")
     if not isinstance(error, CloudschedError):
         log.error("request %s failed", request_id, exc_info=error)
         return problem(500, "internal", "the server made a mistake; its log has the details under this request",

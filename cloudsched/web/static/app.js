@@ -172,10 +172,11 @@ async function clouds() {
 }
 
 async function events() {
-  const newest = await call("/events?limit=1&since=0");
+  const figures = await (await fetch("/metrics")).text();
+  const newest = Number((/^cloudsched_events_last_id (\d+)/m.exec(figures) || [0, 0])[1]);
   const rows = el("tbody");
   const head = el("tr", {}, ["#", t.time, t.kind, t.subject, t.by, t.facts].map((name) => el("th", { scope: "col" }, name)));
-  follow(newest.items.length ? null : 0, (one) => {
+  follow(Math.max(0, newest - 50), (one) => {
     const view = one.subject_kind === "job" ? link("jobs", one.subject_id, `job ${one.subject_id}`) : `${one.subject_kind || ""} ${one.subject_id ?? ""}`;
     rows.prepend(el("tr", {}, [one.id ?? "", time(one.at), one.kind === "gap" ? t.gap : one.kind, view, one.actor || "",
       shown(one.data)].map((cell) => el("td", {}, cell))));

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import stat
+import threading
+import xmlrpc.client
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +17,13 @@ from cloudsched import logs
 from cloudsched.dialects.cloud_scheduler import admin_app
 from cloudsched.domain.entities import Node
 from cloudsched.settings import Settings
-from cloudsched.store import clouds, events, nodes, system
+from cloudsched.store import clouds, events, jobs, nodes, system
 from cloudsched.store.db import Database, write
 from cloudsched.testing.factories import make_cloud, make_job, make_node
 
 from .engine import stand_in
 from .pool import FixedPool, add_shadow
+from .server import serve
 from .test_golden_text import rpc
 
 
@@ -151,6 +154,28 @@ def test_shutdown_gives_up_waiting_but_not_the_wish(admin: FlaskClient, pool: Fi
     assert (now(pool.nodes["running"]).state, now(pool.nodes["running"]).goal) == ("stopping", "gone")
 
 
+def test_others_are_served_while_somebody_waits(pool: FixedPool, settings: Settings) -> None:
+    told: list[str] = []
+    with serve(admin_app(settings, wait_limit_s=30.0)) as port:
+        url = f"http://127.0.0.1:{port}"
+
+        def wait() -> None:
+            with xmlrpc.client.ServerProxy(url) as server:
+                told.append(str(server.shutdown_cluster_all("alpha")))
+
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        while now(pool.nodes["running"]).state != "stopping":
+            pass
+        with xmlrpc.client.ServerProxy(url) as server:
+            assert server.enable_cloud("beta") == "Cloud: beta enabled."
+            assert server.reset_override_state("alpha", "1001") == "Reset state of alpha on 1001"
+        assert told == []
+        with stand_in():
+            waiter.join()
+    assert told[0].startswith("VM 1001 has been Destroyed.\n")
+
+
 # 4.4
 
 
@@ -212,8 +237,6 @@ def test_remove(admin: FlaskClient, pool: FixedPool) -> None:
     job = make_job(state="running", node_id=pool.nodes["running"].id)
     assert ask(admin, "DELETE", "/clouds/Alpha/vms/1001") == "Removed Alpha's VM ID 1001 from CloudScheduler."
     assert now(pool.nodes["running"]).state == "released"
-    from cloudsched.store import jobs
-
     found = jobs.get(job.id)
     assert found and found.state == "queued"
     assert put(admin, "/clouds/alpha/vms/old-1", action="remove") == (

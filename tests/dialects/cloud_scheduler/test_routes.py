@@ -221,7 +221,7 @@ def test_over_a_real_socket(settings: Settings, database: Database, pool: FixedP
         assert b"Cluster: a/b " in raw(port, b"GET http://localhost/clusters/a%2Fb HTTP/1.0\r\n\r\n")
         assert raw(port, b"GET /clusters/a/b HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 404")
         assert b"Cloud Scheduler version" in raw(port, b"GET http://localhost HTTP/1.0\r\n\r\n")
-        for path in (b"/clusters//", b"clusters", b"*", b"/clusters/%2F/"):
+        for path in (b"/clusters//", b"*", b"/clusters/%2F/"):
             assert raw(port, b"GET " + path + b" HTTP/1.0\r\n\r\n").endswith(b"\r\n\r\nnot found"), path
 
 

@@ -1,0 +1,78 @@
+"""Does care for the database work: backup while in use, restore, check, rebuild?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cloudsched import settings
+from cloudsched.errors import Conflict, Invalid, NotFound
+from cloudsched.settings import Settings
+from cloudsched.store import admin, db, system
+
+
+@pytest.fixture
+def found(tmp_state: Path, migrated_file: Path) -> Settings:
+    loaded = settings.load({"state": str(tmp_state)}, environ={"HOME": str(tmp_state)})
+    (tmp_state / "cloudsched.db").write_bytes(migrated_file.read_bytes())
+    return loaded
+
+
+def put(found: Settings, value: str) -> None:
+    opened = db.open_database(found.database.url)
+    opened.write(lambda tx: system.put_setting(tx, "k", value))
+    opened.close()
+
+
+def get(found: Settings) -> str:
+    opened = db.open_database(found.database.url)
+    value = system.setting("k")
+    opened.close()
+    return value
+
+
+def test_a_backup_brings_back_what_was_there(found: Settings, tmp_path: Path) -> None:
+    put(found, "old")
+    copy = tmp_path / "copy.db"
+    assert str(copy) in admin.backup(found, str(copy))
+    assert copy.stat().st_mode & 0o777 == 0o600
+    put(found, "new")
+    assert "the old one is" in admin.restore(found, str(copy))
+    assert get(found) == "old"
+    assert all(ok for _, ok, _ in admin.check(found))
+
+
+def test_a_backup_overwrites_nothing(found: Settings, tmp_path: Path) -> None:
+    (tmp_path / "copy.db").write_text("mine")
+    with pytest.raises(Conflict, match="never overwrites"):
+        admin.backup(found, str(tmp_path / "copy.db"))
+
+
+def test_what_is_no_backup_is_refused(found: Settings, tmp_path: Path) -> None:
+    put(found, "kept")
+    (tmp_path / "no.db").write_text("no database at all" * 100)
+    with pytest.raises(Invalid, match="no backup"):
+        admin.restore(found, str(tmp_path / "no.db"))
+    with pytest.raises(NotFound):
+        admin.restore(found, str(tmp_path / "none.db"))
+    assert get(found) == "kept"
+
+
+def test_a_running_server_is_not_replaced_under_its_feet(found: Settings, tmp_path: Path) -> None:
+    admin.backup(found, str(tmp_path / "copy.db"))
+    Path(found.state.dir, "server.json").write_text("{}")
+    with pytest.raises(Conflict, match="stop it first"):
+        admin.restore(found, str(tmp_path / "copy.db"))
+
+
+def test_what_does_not_fit_is_found_and_rebuilt(found: Settings) -> None:
+    opened = db.open_database(found.database.url)
+    opened.write(lambda tx: tx.run(
+        'INSERT INTO job (id, key, batch_id, proc, "user", shape_id, state, priority, attempt, retries, max_retries, backoff_s, needs, '
+        "submitted_at, spec) VALUES (7, 'k', 3, 0, 'ada', 99, 'pending', 0, 0, 0, 0, 0, 2, 1.0, '{}')"))
+    opened.close()
+    bad = {name for name, ok, _ in admin.check(found) if not ok}
+    assert bad == {"jobs have a shape", "dependencies are counted", "job numbers are ahead"}
+    assert admin.rebuild(found) == "job counter: 1, batch counter: 1, needs: 1"
+    assert {name for name, ok, _ in admin.check(found) if not ok} == {"jobs have a shape"}
