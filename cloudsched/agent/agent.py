@@ -38,6 +38,8 @@ LAST_WORDS_S = 2.0
 DOUBT_S = 8.0  # a claim whose answer was lost is seen by the server after 5 s, by two requests that do not name it
 DOUBT_POLL_S = 1.0
 TRANSFER_LINES = 4
+DRAIN_PAUSE_S = 2.0  # between two looks while we drain: the server does not hold those
+FULL_PAUSE_S = 1.0  # between two looks at a server that holds no more requests
 
 EXIT_OK, EXIT_LOST, EXIT_USAGE = 0, 1, 2
 
@@ -449,7 +451,8 @@ class Agent:
         else:
             # Answered before its time with nothing: once may be a lost race, again and again means it cannot hold.
             self._early += 1
-            self._poll_at = time.monotonic() + min(self._max_wait_s, 0.05 * 2 ** min(self._early, 10))
+            most_s = self._max_wait_s if self._server_goal == books.RUN else DRAIN_PAUSE_S
+            self._poll_at = max(self._poll_at, time.monotonic() + min(most_s, 0.05 * 2 ** min(self._early, 10)))
 
     def _heed(self, answer: dict[str, Any], asked: int) -> bool:
         """Do what an answer says; True when it said anything new."""
@@ -470,7 +473,10 @@ class Agent:
             log.say("info", "the server did not take a result: the attempt is not ours any more", job=key[0])
         wait_s = answer.get("wait_s")
         if isinstance(wait_s, (int, float)) and not isinstance(wait_s, bool) and 0 <= wait_s <= 3600:
-            self._max_wait_s = max(0.05, float(wait_s))
+            if wait_s >= FULL_PAUSE_S:
+                self._max_wait_s = float(wait_s)
+            else:  # it cannot hold requests now
+                self._poll_at = time.monotonic() + FULL_PAUSE_S * random.uniform(0.5, 1.0)  # noqa: S311
         goal = answer.get("goal")
         changed = goal in (books.RUN, books.DRAIN, books.STOP) and goal != self._server_goal
         if changed:

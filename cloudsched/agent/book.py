@@ -147,12 +147,13 @@ class Book:
         return bool(self._results or self._returned or self._flying)
 
     def want(self) -> int:
-        """How many more jobs to ask for now, beyond what an open poll asks for."""
-        if self.goal != RUN:
+        """How many more jobs to ask for now; none while a poll that asks is open: its `holding` could not name what
+        another request brings meanwhile, and the server would take that for lost."""
+        if self.goal != RUN or self._poll_want:
             return 0
         ahead = self.depth - self.slots
         room = min(self.depth - self._used, max(0, self._free_cores) + ahead) if self.cores else 0
-        return max(0, min(MAX_DEPTH, room - len(self.waiting) - self._poll_want))
+        return max(0, min(MAX_DEPTH, room - len(self.waiting)))
 
     def report_due_s(self, now: float) -> float | None:
         """In how many seconds is a report due; None: there is nothing to report."""

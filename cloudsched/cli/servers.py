@@ -54,7 +54,7 @@ def run_server(args: argparse.Namespace) -> int:
 
 def run_agent(words: list[str]) -> int:
     """The agent reads its own arguments: on a node it is a program of its own."""
-    agent = importlib.import_module("cloudsched.agent.main")
+    agent = importlib.import_module("cloudsched.agent")
     return int(agent.agent_main(words) or 0)
 
 

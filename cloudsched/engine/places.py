@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 
+from cloudsched import clock
 from cloudsched.domain.entities import Cloud
 from cloudsched.drivers import registry
 from cloudsched.drivers.base import Driver, Place
@@ -13,8 +14,26 @@ from cloudsched.errors import CloudschedError, Invalid, Unsupported
 from cloudsched.sealed import Sealer
 from cloudsched.settings import Settings
 from cloudsched.store import clouds, system
+from cloudsched.store.db import write
 
 log = logging.getLogger(__name__)
+
+
+def note_unreachable(cloud: Cloud, text: str) -> None:
+    """A call to the cloud found nobody: the clock of its connection trouble starts with the first one (contract 9, B47)."""
+    at = clock.now()
+    if cloud.error_since is None or not cloud.error_text:
+        since = at if cloud.error_since is None else cloud.error_since
+        write(lambda tx: clouds.update(tx, cloud.id, at=at, event="cloud.unreachable", note={"reason": text[:300]},
+                                       error_since=since, error_text=text[:300] or "unreachable"))
+
+
+def note_reachable(cloud: Cloud) -> None:
+    """The cloud answered. One that was switched off for its trouble keeps the clock until it is switched on again."""
+    if cloud.error_since is None or (cloud.disabled_at is not None and not cloud.error_text):
+        return
+    since = cloud.error_since if cloud.disabled_at is not None else None
+    write(lambda tx: clouds.update(tx, cloud.id, at=clock.now(), event="cloud.reachable", error_since=since, error_text=""))
 
 
 class Places:
@@ -33,6 +52,14 @@ class Places:
             if made is None or made[0] != cloud.version:
                 made = self._made[cloud.id] = (cloud.version, registry.make(self.place(cloud)))
             return made[1]
+
+    def problem(self, cloud: Cloud) -> str:
+        """Why nothing can be booted on the cloud from here; empty when its driver can be made."""
+        try:
+            self.driver(cloud)
+        except CloudschedError as error:
+            return f"{cloud.name} cannot be used here: {error}"
+        return ""
 
     def place(self, cloud: Cloud) -> Place:
         """What a driver is made from."""

@@ -19,7 +19,7 @@ from cloudsched.domain.admission import Machine, admits
 from cloudsched.errors import Conflict, Gone, Invalid, NotFound, TooLarge, Unauthenticated
 from cloudsched.services import settling, waiters
 from cloudsched.services.caller import Caller
-from cloudsched.store import clouds, jobs, nodes, shapes
+from cloudsched.store import clouds, external, jobs, nodes, shapes
 from cloudsched.store.db import Tx, read, write
 from cloudsched.store.moves import move
 
@@ -157,6 +157,8 @@ def _booted_joins(tx: Tx, row: tuple[Any, ...], request: JoinRequest, profile: P
     assert node is not None
     move(tx, "node", number, "run", at=at, status="Running", running_at=at, status_changed_at=at,
          boot_s=at - (node.boot_requested_at or at), note={"by": "join"})
+    if node.hostname:  # the cloud's word counts more than what a machine calls itself
+        facts.pop("hostname")
     nodes.update(tx, number, event="node.join", at=at, note={"address": address}, **facts)
     _doubt_earlier(tx, number, at)
     return number, node.name
@@ -297,6 +299,7 @@ def _serve(tx: Tx, number: int, secret_hash: str, request: Sync, *, first: bool)
     reply = Reply()
     if request.done:
         reply.refused = settling.settle(tx, [_result(done, at) for done in request.done], node_id=number, at=at)
+        external.add_run_times(tx, number, [done.ran_s for done in request.done if (done.id, done.attempt) not in reply.refused])
     if request.started:
         jobs.start(tx, [(j, a, at - max(0.0, ago)) for j, a, ago in request.started], node_id=number, at=at)
     if request.returned:

@@ -10,7 +10,7 @@ from cloudsched.domain import moves
 from cloudsched.domain.scheduling.model import RETIRING
 from cloudsched.services import waiters
 from cloudsched.services.settling import redeliver
-from cloudsched.store import jobs, nodes
+from cloudsched.store import boots, nodes
 from cloudsched.store.db import Tx
 from cloudsched.store.moves import move
 
@@ -19,7 +19,7 @@ def request(tx: Tx, values: Mapping[str, Any], candidates: Sequence[Mapping[str,
             note: Mapping[str, Any]) -> int:
     """Write down a node that is to be booted: the row is there before any cloud is touched.
 
-    `candidates`: the clouds to try after this one, each with what is chosen for it.
+    `candidates`: the clouds to try in order, this one among them, each with what is chosen for it.
     """
     return nodes.insert(tx, {
         "state": "requested", "status": "Starting", "boot_requested_at": at, "candidates": json.dumps(list(candidates)),
@@ -46,8 +46,10 @@ def resume(tx: Tx, number: int, *, at: float, actor: str) -> bool:
 
 def stop(tx: Tx, number: int, *, at: float, actor: str, reason: str) -> bool:
     """Have the node destroyed: its goal is to be gone, and the engine sees to it. False when that is so already."""
-    done = move(tx, "node", number, "stop", at=at, actor=actor, goal="gone", reason=reason, lease_until=0, error_count=0,
-                note={"reason": reason})
+    # A boot under way keeps its lease: destroying waits for its end, or for the lease's, and misses no machine.
+    facts: dict[str, Any] = {} if boots.boot_under_way(tx, number, at) else {"lease_until": 0, "lease_holder": ""}
+    done = move(tx, "node", number, "stop", at=at, actor=actor, goal="gone", reason=reason, error_count=0,
+                note={"reason": reason}, **facts)
     if done:
         tx.after.append(lambda: waiters.wake_node(number))
     return done
@@ -74,8 +76,8 @@ def end(tx: Tx, number: int, event: str, *, at: float, reason: str = "", note: M
 
 
 def give_up_jobs(tx: Tx, number: int, *, at: float, reason: str) -> list[int]:
-    """Everything a lost node held goes back to the queue."""
-    held = [(row[0], row[1]) for row in jobs.in_hand(tx, number)]
+    """Everything of the built-in queue a lost node held goes back there."""
+    held = boots.held_jobs(tx, number)
     return redeliver(tx, held, at=at, reason=reason) if held else []
 
 

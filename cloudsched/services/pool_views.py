@@ -128,7 +128,7 @@ def _all_facts(jobs: Sequence[Job], blocks: dict[int, list[tuple[str, float]]]) 
         cloud, host = places.get(job.node_id or 0, ("", None)) if running else ("", None)
         found.append(JobFacts(
             job, shapes.get(job.shape_id), status, running or bool(job.placed), cloud, blocks.get(job.id, ()),
-            json.loads(job.attributes), job.remote_host if job.source != "queue" else host))
+            {} if job.attributes == "{}" else json.loads(job.attributes), job.remote_host if job.source != "queue" else host))
     return found
 
 
@@ -179,7 +179,7 @@ def image_failures() -> dict[str, list[str]]:
 
 # Name of a loop (store.system.pulses) -> the setting that is its pause.
 LOOPS = {
-    "scheduler": "scheduler_interval_s", "cleanup": "cleanup_interval_s", "vm_poller": "node_poller_interval_s",
+    "scheduler": "scheduler_interval_s", "cleanup": "cleanup_interval_s", "node_poller": "node_poller_interval_s",
     "job_poller": "job_poller_interval_s", "machine_poller": "machine_poller_interval_s",
 }
 

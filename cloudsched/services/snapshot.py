@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import replace
+from typing import NamedTuple
 
 from cloudsched.domain.entities import Cloud
 from cloudsched.domain.scheduling.model import (
@@ -24,6 +26,8 @@ from cloudsched.store import clouds, picture, shapes, system
 from cloudsched.store.db import Row, Tx, current
 
 HEADS = 8
+# Blocked jobs must not hide those behind them: as many heads more are read, up to this.
+BLOCKED_HEADS = 500
 AGENT_KIND = "Agent"
 
 _policy = Policy()
@@ -87,21 +91,28 @@ def build(now: float) -> Snapshot:
         names = {cloud.id: cloud.name for cloud in configured}
         managed = {cloud.id for cloud in configured if cloud.kind != AGENT_KIND}
         rows = [row for row in picture.live_nodes(tx) if row[1] in managed]
-        busy = picture.busy_nodes(tx)
+        ends = {row[0]: _ends(*row[1:]) for row in picture.ending_nodes(tx)}
         groups, running = _groups(tx, now)
         slots = sum(max(0, view.max_slots) for view in views if view.enabled)
+        pool_read = [system.setting(key, "off") != "waiting" for key in ("external_queue", "external_machines")]
         return Snapshot(
             clouds=views,
-            nodes=[node_view(row, names) for row in rows],
+            nodes=[node_view(row, names, now, ends=ends.get(row[0], _ENDLESS)) for row in rows],
             groups=groups,
-            slots=[*_agent_slots(rows, busy, now), *_external_slots()],
+            slots=[*_agent_slots(rows, picture.busy_nodes(tx), _heard_since(now)), *_external_slots()],
             running_jobs=running,
             limits=clouds.limits(),
             aliases=clouds.aliases(),
             waiting=picture.first_waiting(tx, at=now, limit=slots) if _policy.algorithm == "fifo" else None,
-            queue_read=system.setting("external_queue", "off") != "waiting",
-            active_destroys=sum(1 for row in rows if row[12] == "stopping"),
+            queue_read=pool_read[0],
+            machines_read=pool_read[1],
+            active_destroys=sum(1 for row in rows if row[12] == "stopping" and not _pausing(row, now)),
         )
+
+
+def _pausing(row: Row, now: float) -> bool:
+    """A destroy that failed waits for its next try: it keeps no worker busy."""
+    return not row[32] and row[33] > now
 
 
 def cloud_view(cloud: Cloud, banned: frozenset[str] = frozenset()) -> CloudView:
@@ -111,37 +122,75 @@ def cloud_view(cloud: Cloud, banned: frozenset[str] = frozenset()) -> CloudView:
         priority=cloud.priority, max_memory_mb=cloud.memory_mb, max_storage_gb=cloud.storage_gb, cpu_cores=cloud.cores,
         max_node_memory_mb=cloud.max_node_memory_mb, networks=cloud.network_names, boot_timeout_s=cloud.boot_timeout_s,
         keep_alive_s=cloud.keep_alive_s, security_groups=tuple(cloud.option.get("security_group", ())),
-        requires_image=cloud.kind in EC2_TYPES, banned_images=banned, connection_problem=cloud.error_since is not None,
+        requires_image=cloud.kind in EC2_TYPES, banned_images=banned,
+        # Reachable again but still switched off for its trouble: `error_since` stays, the text is gone.
+        connection_problem=cloud.error_since is not None and bool(cloud.error_text),
         connection_failed_at=cloud.error_since, auto_disabled=cloud.disabled_at is not None,
     )
 
 
-def node_view(row: Row, cloud_names: dict[int, str]) -> NodeView:
-    """A node (store.picture.NODE_COLUMNS) as the decision sees it."""
+class Ends(NamedTuple):
+    """When a node's machine and its credentials end, and how long its jobs took, as far as known."""
+
+    expires_at: float | None = None
+    average_run_s: float | None = None
+    proxy_expires_at: float | None = None
+
+
+_ENDLESS = Ends()
+
+
+def _ends(facts: str, run_times: str) -> Ends:
+    known, times = json.loads(facts), json.loads(run_times)
+    lifetime, proxy = known.get("expires_at"), known.get("proxy_expires_at")
+    return Ends(_number(lifetime), sum(times) / len(times) if times else None, _number(proxy))
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def node_view(row: Row, cloud_names: dict[int, str], now: float, *, ends: Ends = _ENDLESS) -> NodeView:
+    """A node (store.picture.NODE_COLUMNS) as the decision sees it.
+
+    A node of our own agents is registered under its own name; one of an external pool under its slot's. The boot
+    timeout of a node that no worker has begun to boot has not begun either.
+    """
     (number, cloud_id, user, vm_type, cores, memory_mb, storage_gb, network, status, override, force_retire, retired, state,
-     _, job_per_core, image, requested_at, running_at, hostname, name, address, slot_name, slot_address, master, _,
-     idle_since, keep_alive_s, errors, _, _, _, changed_at) = row
+     _, job_per_core, image, requested_at, running_at, hostname, name, address, slot_name, slot_address, master, registered_at,
+     idle_since, keep_alive_s, errors, _, _, _, changed_at, _, lease_until) = row
     return NodeView(
-        id=number, cloud=cloud_names.get(cloud_id, ""), user=user, vm_type=vm_type, cores=cores, memory_mb=memory_mb,
-        storage_gb=storage_gb, network=network, state=status, override=override or "", force_retire=bool(force_retire),
-        retired=bool(retired), destroying=state == "stopping", job_per_core=bool(job_per_core), image=image,
-        boot_requested_at=requested_at or 0.0, running_since=running_at, hostname=hostname, alt_hostname=name,
-        ip_address=address, registered_name=slot_name, registered_address=slot_address, registered_master=master,
-        register_clock_at=changed_at if running_at is not None else None, idle_since=idle_since, keep_alive_s=keep_alive_s,
-        error_polls=errors,
+        number, cloud_names.get(cloud_id, ""), user, vm_type, cores, memory_mb, storage_gb, network, status, override or "",
+        bool(force_retire), bool(retired), state == "stopping", bool(job_per_core), image,
+        boot_requested_at=now if state == "requested" and not lease_until else requested_at or 0.0,
+        running_since=running_at, hostname=hostname, alt_hostname=name, ip_address=address,
+        registered_name=slot_name or (name if registered_at is not None else ""), registered_address=slot_address,
+        registered_master=master, register_clock_at=changed_at if running_at is not None else None, idle_since=idle_since,
+        keep_alive_s=keep_alive_s, error_polls=errors, expires_at=ends.expires_at, average_run_s=ends.average_run_s,
+        proxy_expires_at=ends.proxy_expires_at,
     )
 
 
-def _agent_slots(rows: list[Row], busy: dict[int, tuple[int, int]], now: float) -> list[SlotView]:
-    """Our own agents as machines of the built-in queue: registered while they are heard from."""
+def _heard_since(now: float) -> float:
+    """From when on a call of an agent counts; all time while a server that was away has just come back."""
+    serving_s = now - float(system.setting("serving_since", "0"))
+    return 0.0 if 0 <= serving_s < _liveness_s else now - _liveness_s
+
+
+def _agent_slots(rows: list[Row], busy: dict[int, tuple[int, int]], since: float) -> list[SlotView]:
+    """Our own agents as machines of the built-in queue: registered while they are heard from, a slot per job at a time."""
     found = []
     for row in rows:
-        if not row[29] or row[28] is None or row[28] < now - _liveness_s:
+        seen_at, slots = row[28], row[30]
+        if not row[29] or seen_at is None or seen_at < since or (since == 0 and row[24] is None):
             continue
         count, job_id = busy.get(row[0], (0, 0))
-        found.append(SlotView(
-            name=row[19], machine=row[19], state="Claimed" if count else "Unclaimed", activity="Busy" if count else "Idle",
-            since=row[25] or row[28], user=row[2], vm_type=row[3], job_id=str(job_id) if count else "", node_id=row[0]))
+        for index in range(max(1, slots)):
+            taken = index < count
+            found.append(SlotView(
+                row[19] if slots <= 1 else f"slot{index + 1}@{row[19]}", row[19], "Claimed" if taken else "Unclaimed",
+                "Busy" if taken else "Idle", row[25] or seen_at, user=row[2], vm_type=row[3], total_slots=slots,
+                job_id=str(job_id) if taken else "", node_id=row[0]))
     return found
 
 
@@ -163,8 +212,10 @@ def _groups(tx: Tx, now: float) -> tuple[list[JobGroup], list[RunningJob]]:
     for shape_id, _ in picture.banned_jobs(tx, now):
         banned[shape_id] += 1
     blocked: dict[int, set[str]] = defaultdict(set)
-    for job_id, cloud in picture.blocks(tx, now):
+    hidden: dict[int, set[int]] = defaultdict(set)
+    for job_id, cloud, shape_id in picture.blocks(tx, now):
         blocked[job_id].add(cloud)
+        hidden[shape_id].add(job_id)
     external = picture.external_running(tx)
     unmarked: dict[int, list[int]] = defaultdict(list)
     for job_id, shape_id, _, _, is_placed in external:
@@ -174,7 +225,8 @@ def _groups(tx: Tx, now: float) -> tuple[list[JobGroup], list[RunningJob]]:
     for shape_id in sorted(queued.keys() | running.keys()):
         shape = known[shape_id]
         waiting = queued.get(shape_id, 0) - len(placed[shape_id]) - banned[shape_id]
-        rows = picture.heads(tx, shape_id, at=now, limit=max(HEADS, shape.cores if shape.job_per_core else 1)) if waiting else []
+        most = max(HEADS, shape.cores if shape.job_per_core else 1) + min(BLOCKED_HEADS, len(hidden[shape_id]))
+        rows = picture.heads(tx, shape_id, at=now, limit=most) if waiting else []
         groups.append(JobGroup(
             shape=shape, unscheduled=max(waiting, len(rows)), scheduled_idle=len(placed[shape_id]),
             running=running.get(shape_id, 0), banned=banned[shape_id], heads=tuple(Head(row[0], row[1]) for row in rows),

@@ -9,6 +9,8 @@ from typing import Any
 from cloudsched.store import events
 from cloudsched.store.db import Row, Tx
 
+RUN_TIMES_KEPT = 10
+
 
 def known(tx: Tx, source: str) -> dict[str, Row]:
     """key -> (id, batch_status, state, started_at, node_id, shape_id, priority, remote_host, attributes)."""
@@ -58,14 +60,20 @@ def held_by(tx: Tx, shape_id: int, *, unscheduled: bool, before: float | None) -
     return tx.all(sql, args)
 
 
-def set_override(tx: Tx, ids: Sequence[int], override: str) -> None:
-    """The word shown instead of the Scheduled/Unscheduled status."""
-    tx.many("UPDATE job SET override = ? WHERE id = ?", [(override, number) for number in ids])
+def set_held(tx: Tx, ids: Sequence[int], *, at: float, override: str) -> None:
+    """The batch system took our order to hold these jobs: so it is until its next answer says otherwise."""
+    for number in ids:
+        change(tx, number, {"state": "held"}, at=at, status=5)
+    if override:
+        tx.many("UPDATE job SET override = ? WHERE id = ?", [(override, number) for number in ids])
 
 
-def add_run_time(tx: Tx, node_id: int, seconds: Sequence[int]) -> None:
-    """Append to a node's last ten job run times."""
-    text = tx.value("SELECT run_times FROM node WHERE id = ?", (node_id,))
-    if text is not None:
-        kept = (json.loads(text) + list(seconds))[-10:]
-        tx.run("UPDATE node SET run_times = ? WHERE id = ?", (json.dumps(kept), node_id))
+def add_run_times(tx: Tx, node_id: int, seconds: Sequence[float]) -> None:
+    """Append whole seconds to a node's last ten job run times (contract 7.2, T20)."""
+    if not seconds:
+        return
+    fresh = [max(0, int(value)) for value in seconds[-RUN_TIMES_KEPT:]]
+    if len(fresh) < RUN_TIMES_KEPT:
+        text = tx.value("SELECT run_times FROM node WHERE id = ?", (node_id,))
+        fresh = [*json.loads(text or "[]"), *fresh][-RUN_TIMES_KEPT:]
+    tx.run("UPDATE node SET run_times = ? WHERE id = ?", (json.dumps(fresh), node_id))

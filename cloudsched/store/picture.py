@@ -11,13 +11,26 @@ from cloudsched.store.db import Row, Tx
 NODE_COLUMNS = (
     "id, cloud_id, \"user\", vm_type, cores, memory_mb, storage_gb, network, status, override, force_retire, retired, state, "
     "goal, job_per_core, image, boot_requested_at, running_at, hostname, name, address, slot_name, slot_address, "
-    "master_address, registered_at, idle_since, keep_alive_s, error_count, last_seen_at, instance, slots, status_changed_at"
+    "master_address, registered_at, idle_since, keep_alive_s, error_count, last_seen_at, instance, slots, status_changed_at, "
+    "lease_holder, lease_until"
 )
 
 
 def live_nodes(tx: Tx) -> list[Row]:
     """All nodes that are not ended, as tuples of NODE_COLUMNS in boot order."""
     return tx.all(f"SELECT {NODE_COLUMNS} FROM node WHERE state IN ('requested', 'starting', 'running', 'stopping') ORDER BY id")
+
+
+def ending_nodes(tx: Tx) -> list[Row]:
+    """(id, facts, run_times) of live nodes whose machine, or whose credentials, say when they end."""
+    return tx.all("SELECT id, facts, run_times FROM node WHERE state IN ('requested', 'starting', 'running', 'stopping') "
+                  "AND facts LIKE '%expires_at%'")
+
+
+def joined_machines(tx: Tx) -> list[Row]:
+    """(user, vm_type, cores, memory_mb, storage_gb, cloud name) of machines that came by themselves and take jobs."""
+    return tx.all('SELECT n."user", n.vm_type, n.cores, n.memory_mb, n.storage_gb, c.name FROM node n '
+                  "JOIN cloud c ON c.id = n.cloud_id WHERE c.kind = 'Agent' AND n.state = 'running' AND n.goal = 'run'")
 
 
 def queued_counts(tx: Tx) -> dict[int, int]:
@@ -64,8 +77,9 @@ def first_waiting(tx: Tx, *, at: float, limit: int) -> list[tuple[int, int]]:
 
 
 def blocks(tx: Tx, at: float) -> list[Row]:
-    """(job_id, cloud name) not to be tried now."""
-    return tx.all("SELECT b.job_id, c.name FROM job_block b JOIN cloud c ON c.id = b.cloud_id WHERE b.until > ?", (at,))
+    """(job_id, cloud name, shape_id): not to be tried now."""
+    return tx.all("SELECT b.job_id, c.name, j.shape_id FROM job_block b JOIN cloud c ON c.id = b.cloud_id "
+                  "JOIN job j ON j.id = b.job_id WHERE b.until > ? AND j.state = 'queued'", (at,))
 
 
 def busy_nodes(tx: Tx) -> dict[int, tuple[int, int]]:

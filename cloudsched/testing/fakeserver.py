@@ -47,7 +47,6 @@ class FakeNode:
     instance: str
     profile: dict[str, Any]
     goal: str = "run"
-    told_goal: str = "run"
     gone: bool = False
     syncs: int = 0
     joins: int = 1
@@ -264,7 +263,7 @@ class FakeServer:
                 self._held(node, number, attempt).started = True
             answer = self._hold(node, body, holding, alive)
             self.lock.notify_all()
-            return 200, {**answer, "refused": refused, "wait_s": self.long_poll_s if self.can_hold else 0.05,
+            return 200, {**answer, "refused": refused, "wait_s": self.long_poll_s if self.can_hold else 0,
                          "upgrade": None}  # fmt: skip
 
     def _hold(
@@ -275,8 +274,7 @@ class FakeServer:
             drop = [list(key) for key in holding if self._dropped(node, key)]
             given = self._claim(node, body["want"]) if node.goal == "run" else []
             left = deadline - time.monotonic()
-            if given or drop or node.goal != node.told_goal or left <= 0 or not self._web or node.gone or not alive():
-                node.told_goal = node.goal
+            if given or drop or node.goal != "run" or left <= 0 or not self._web or node.gone or not alive():
                 return {"jobs": given, "drop": drop, "goal": node.goal}
             self.lock.wait(min(left, 0.5))
 

@@ -50,6 +50,15 @@ def test_faults_of_all_kinds_lose_and_double_nothing(server: FakeServer, start: 
     assert all(job.answers == 1 for job in server.jobs.values())
 
 
+def test_a_server_that_cannot_hold_requests_is_not_flooded(server: FakeServer, start: Start) -> None:
+    server.can_hold = False
+    start()
+    server.until(lambda: server.nodes, "joined")
+    time.sleep(1.0)
+    assert len(server.requests) < 10
+    server.wait(server.submit("true"))
+
+
 def test_jobs_survive_a_restart_of_the_server(server: FakeServer, start: Start) -> None:
     start()
     job = server.submit("sh", "-c", "sleep 0.5; echo done")

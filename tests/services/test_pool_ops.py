@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from cloudsched import clock
 from cloudsched.domain.entities import Node
 from cloudsched.errors import Invalid
 from cloudsched.services import pool, pool_limits, pool_ops, pool_proxies, pool_switches, pool_sync, pool_views, snapshot
 from cloudsched.settings import Settings, load
 from cloudsched.store import clouds, events, jobs, nodes
-from cloudsched.store.db import Database
+from cloudsched.store.db import Database, write
+from cloudsched.store.moves import move
 from cloudsched.testing.factories import make_cloud, make_job, make_jobs, make_node
 
 
@@ -81,9 +83,6 @@ def test_a_node_that_goes_away_by_itself_counts_as_gone(settings: Settings) -> N
     cloud = make_cloud("alpha")
     node = make_node(cloud, external_id="x", state="stopping")
     facts = pool.cloud_facts("alpha")
-    from cloudsched.store.db import write
-    from cloudsched.store.moves import move
-
     write(lambda tx: move(tx, "node", node.id, "destroy", at=1.0))
     assert [each.gone for each in pool_ops._shut_down(facts.nodes, 5.0, actor="")] == [True]
 
@@ -123,11 +122,9 @@ def test_clouds_of_the_kept_pool_in_words_of_the_file(settings: Settings) -> Non
 
 
 def test_beats_before_any_engine(settings: Settings) -> None:
-    from cloudsched import clock
-
     beats = pool_views.heart_beats(settings, created_at=clock.now() - 7.5)
-    assert {loop: (beat.interval_s, int(beat.since_s)) for loop, beat in beats.items()} == {
-        loop: (5.0, 7) for loop in pool_views.LOOPS}
+    assert list(beats) == list(pool_views.LOOPS)
+    assert {(beat.interval_s, int(beat.since_s)) for beat in beats.values()} == {(5.0, 7)}
 
 
 def test_nobody_has_credentials(settings: Settings) -> None:

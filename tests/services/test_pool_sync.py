@@ -74,7 +74,8 @@ def test_first_start(settings: Settings, file: Path) -> None:
         "AmazonEC2", "ec2.example.org", 3, 4096, -1, -1)
     assert (alpha.enabled, beta.enabled, alpha.source, beta.title, beta.keep_alive_s) == (0, 1, "file", "Beta", 120)
     assert alpha.option == {
-        "host": "ec2.example.org", "port": 8773, "regions": ["one", "two"], "security_group": ["default"], "secure_connection": False,
+        "host": "ec2.example.org", "port": 8773, "regions": ["one", "two"], "security_group": ["default"],
+        "secure_connection": False,
         "reverse_dns_lookup": False, "user_domain_name": "Default", "project_domain_name": "Default"}
     assert beta.option == {"run_as": "nobody"}
     assert "hush" not in alpha.credentials

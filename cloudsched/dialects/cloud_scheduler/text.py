@@ -15,7 +15,7 @@ from cloudsched.services.pool_views import Beat, JobRow, run_times
 
 KNOWN_STATES = ("ConnectionRefused", "NoProxy", "Retiring", "ExpiredProxy", "Running", "Error", "Starting")
 JOB_WORDS = {0: "New", 1: "Idle", 2: "Running", 3: "Removed", 4: "Complete", 5: "Held", 6: "Error"}
-THREADS = {"scheduler": "Scheduler", "cleanup": "Cleanup", "vm_poller": "VMPoller", "job_poller": "JobPoller",
+THREADS = {"scheduler": "Scheduler", "cleanup": "Cleanup", "node_poller": "VMPoller", "job_poller": "JobPoller",
            "machine_poller": "MachinePoller"}
 NO_HEAP_REPORT = "You need to have Guppy installed to get developer information"
 

@@ -78,7 +78,7 @@ def _facts(tx: Tx, alpha: Cloud, held: Job) -> None:
         tx.run("INSERT INTO job_boot_failure (job_id, cloud, code, text, at) VALUES (?, 'alpha', -2, ?, ?)",
                (held.id, text, AT))
     tx.run("INSERT INTO job_block (job_id, cloud_id, until) VALUES (?, ?, ?)", (held.id, alpha.id, AT + 4600))
-    for loop, since_s in (("scheduler", 2.9), ("cleanup", 0.0), ("vm_poller", 1.0), ("job_poller", 3.0)):
+    for loop, since_s in (("scheduler", 2.9), ("cleanup", 0.0), ("node_poller", 1.0), ("job_poller", 3.0)):
         system.start_loop(tx, loop, interval_s=5.0, at=AT)
         system.beat(tx, loop, at=AT + 1000.0 - since_s, took_s=0.1)
     system.start_loop(tx, "machine_poller", interval_s=0.5, at=AT + 997.0)

@@ -9,6 +9,7 @@ from flask.testing import FlaskClient
 
 from cloudsched import __version__
 from cloudsched.settings import Settings
+from cloudsched.store import system
 from cloudsched.store.db import Database, write
 
 from .pool import FixedPool, add_shadow
@@ -243,6 +244,17 @@ def test_shares(info: FlaskClient) -> None:
     assert lines[1:current] == [
         "type: a-user-name-beyond-15:a-vmtype-beyond-15, dist: -0.500000", "type: alice:canfar, dist: 1.000000",
         "type: bob:atlas, dist: 1.000000", "type: carol:atlas, dist: 1.000000", "type: dave:z, dist: -0.500000"]
+
+
+def test_machines_no_vm_owns(info: FlaskClient) -> None:
+    slot = {"machine": "", "state": "Claimed", "activity": "Busy", "entered_current_state": 0, "address": "", "job_id": None,
+            "master_address": "", "user": None, "vm_type": "", "slot_type": "Static", "total_slots": 2, "global_job_id": None}
+    slots = {f"slot{number}@{host}": {**slot, "machine": host, "address": f"<{host}:9618>"}
+             for host in ("host-1001", "stranger.example.org") for number in (1, 2)}
+    write(lambda tx: system.set_slots(tx, slots, at=0.0))
+    assert rest(info, "/vms?metric=missing") == rpc(info, "get_missing_vm_list") == (
+        "List of Condor Entries with no match in Cloud Scheduler(host:startd):\n"
+        "stranger.example.org : <stranger.example.org:9618>\n")
 
 
 def test_shared_objects_has_five_blocks(info: FlaskClient) -> None:

@@ -1,0 +1,146 @@
+"""How does one boot go, and what follows from its answer? (contract 7.7)
+
+The row was there before the cloud is asked, and the name is the machine's: a boot repeated after a crash finds the same
+machine. A failed boot that may have left something is followed by a destroy at once; the sweep is the second net.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from cloudsched import clock
+from cloudsched.domain.entities import Cloud, Node
+from cloudsched.domain.scheduling.outcomes import TEMP_BANNED, Outcome, outcome
+from cloudsched.drivers.base import ENDPOINT, OTHER, Driver, DriverError, Machine, Wanted
+from cloudsched.engine.images import count_result, note_failed_image
+from cloudsched.engine.places import Places, note_unreachable
+from cloudsched.engine.requests import Rooms, candidates_of, request_node
+from cloudsched.errors import CloudschedError
+from cloudsched.services import lifecycle, snapshot
+from cloudsched.services.agents import digest
+from cloudsched.store import boots as kept
+from cloudsched.store import clouds, nodes, shapes
+from cloudsched.store.db import Tx, write
+from cloudsched.store.moves import move
+
+log = logging.getLogger(__name__)
+
+
+class Booter:
+    """Boots claimed nodes. `holder` names this process in leases; `ban_file`: where image bans are written, or empty."""
+
+    def __init__(self, places: Places, *, holder: str, ban_file: str = "") -> None:
+        self.places = places
+        self.holder = holder
+        self.ban_file = ban_file
+
+    def boot(self, node: Node) -> None:
+        """Boot one claimed node and settle; a result that comes after the lease was lost changes nothing."""
+        cloud = clouds.get(node.cloud_id)
+        assert cloud is not None
+        token, at = self.places.token(node.name), clock.now()
+        write(lambda tx: nodes.update(tx, node.id, token_hash=digest(token), boot_requested_at=at))
+        driver: Driver | None = None
+        try:
+            driver = self.places.driver(cloud)
+            machine = driver.boot(self._wanted(node, cloud, token))
+        except Exception as error:
+            self._refused(node, cloud, driver, error)
+            return
+        write(lambda tx: self._booted(tx, node, cloud, machine))
+
+    def _wanted(self, node: Node, cloud: Cloud, token: str) -> Wanted:
+        place = self.places.place(cloud)
+        extras = shapes.get(node.shape_id).extras if node.shape_id else {}
+        chosen = next((one for one in candidates_of(node.candidates) if one.cloud == cloud.name), None)
+        groups = chosen.security_groups if chosen else tuple(cloud.option.get("security_group", ()))
+        user_data = extras.get("user_data") or ""
+        return Wanted(
+            name=node.name, node_id=node.id, cores=node.cores, memory_mb=node.memory_mb, storage_gb=node.storage_gb,
+            image=node.image, instance_type=node.instance_type, network=node.network, security_groups=groups, user=node.user,
+            vm_type=node.vm_type, join_token=token, server_url=place.server_url, slots=node.slots,
+            user_data=user_data if isinstance(user_data, str) else "\n".join(map(str, user_data)),
+            labels={"cloudsched-instance": place.instance, "cloudsched-node": node.name})
+
+    def _booted(self, tx: Tx, node: Node, cloud: Cloud, machine: Machine) -> None:
+        """The cloud accepted: keep the handle whatever has become of the node meanwhile."""
+        at = clock.now()
+        nodes.update(tx, node.id, external_id=machine.external_id or node.name, handle=json.dumps(dict(machine.handle)),
+                     hostname=machine.hostname or node.hostname or node.name, ssh_port=machine.ssh_port)
+        if machine.address and not node.address:
+            nodes.update(tx, node.id, address=machine.address, where="instance = ''")
+        move(tx, "node", node.id, "boot", at=at, lease=self.holder, status=machine.state or "Starting", status_changed_at=at,
+             note={"cloud": cloud.name, "external_id": machine.external_id, "detail": machine.reason})
+        nodes.unlease(tx, node.id, holder=self.holder)
+        if node.job_id is not None:
+            kept.clear_failures(tx, node.job_id)
+        count_result(tx, node.image, cloud, ok=True, ban_file=self.ban_file)
+
+    # refused
+
+    def _refused(self, node: Node, cloud: Cloud, driver: Driver | None, error: Exception) -> None:
+        code = error.code if isinstance(error, DriverError) else OTHER
+        text = str(error) if isinstance(error, CloudschedError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, CloudschedError):
+            log.warning("boot of %s on %s: %s", node.name, cloud.name, text)
+        else:
+            log.exception("boot of %s on %s", node.name, cloud.name)
+        if driver is not None and (code in (OTHER, ENDPOINT) or getattr(error, "transient", False)):
+            _leave_nothing(driver, node)
+        if code == ENDPOINT:
+            note_unreachable(cloud, text)
+        result = outcome(code)
+        note = result.note if driver is not None else f"{cloud.name} cannot be used here: {text}"
+        write(lambda tx: self._settle_refused(tx, node, cloud, result, note[:500], text[:500]))
+
+    def _settle_refused(self, tx: Tx, node: Node, cloud: Cloud, result: Outcome, note: str, text: str) -> None:
+        """Try the next candidate, or let the last code decide what happens to the job."""
+        at = clock.now()
+        ended = lifecycle.end(tx, node.id, "boot_fail", at=at, reason=text, holder=self.holder,
+                              note={"code": result.code, "reason": text, "cloud": cloud.name})
+        nodes.unlease(tx, node.id, holder=self.holder)
+        if not ended:
+            return
+        count_result(tx, node.image, cloud, ok=False, ban_file=self.ban_file)
+        if result.consequence == "block" and node.image:
+            note_failed_image(tx, cloud.name, node.image, at=at)
+        if node.job_id is None or not kept.waits(tx, node.job_id):
+            return
+        code = OTHER if result.code is None else result.code
+        kept.add_failure(tx, node.job_id, cloud=cloud.name, code=code, text=note, at=at)
+        if not self._next(tx, node, cloud, at):
+            _consequence(tx, node, cloud, result.consequence, at)
+
+    def _next(self, tx: Tx, node: Node, cloud: Cloud, at: float) -> bool:
+        """Ask for the node on the next cloud that still has room."""
+        if node.shape_id is None:
+            return False
+        made = request_node(tx, shapes.get(node.shape_id), candidates_of(node.candidates), rooms=Rooms(tx), job_id=node.job_id,
+                            at=at, note={"after": node.name}, after=cloud.name)
+        return made is not None
+
+
+def _leave_nothing(driver: Driver, node: Node) -> None:
+    """The answer does not say whether a machine, or half of one, was made."""
+    try:
+        driver.destroy(node.name, json.loads(node.handle))
+    except CloudschedError as error:
+        log.warning("after the failed boot of %s: %s (the sweep looks again)", node.name, error)
+    except Exception:
+        log.exception("after the failed boot of %s (the sweep looks again)", node.name)
+
+
+def _consequence(tx: Tx, node: Node, cloud: Cloud, consequence: str, at: float) -> None:
+    """What the last code means for the job (contract 7.7, table)."""
+    assert node.job_id is not None
+    until = at + snapshot.policy().job_ban_timeout_s
+    kept.unplace(tx, node.job_id)
+    if consequence == "ban":
+        kept.ban(tx, node.job_id, until=until, override=TEMP_BANNED, at=at)
+    elif consequence == "block":
+        names = [candidate.cloud for candidate in candidates_of(node.candidates)] or [cloud.name]
+        for name in names[:names.index(cloud.name) + 1 if cloud.name in names else len(names)]:
+            tried = clouds.by_name(name)
+            if tried is not None:
+                kept.block(tx, node.job_id, tried.id, until=until)
