@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     except CloudschedError as error:
         log.error("%s", error)
         return 1
+    start.follow_log_level()
     return serve(Engine(settings), stopping)
 
 

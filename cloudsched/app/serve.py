@@ -95,6 +95,7 @@ def _ready(settings: Settings) -> None:
     from cloudsched.store import system
     from cloudsched.store.db import write
 
+    start.follow_log_level()
     write(lambda tx: system.put_setting(tx, "serving_since", str(clock.now())))
     path = os.path.join(settings.state.dir, SERVER_FILE)
     found = {"native_url": settings.local_url, "pid": os.getppid(),

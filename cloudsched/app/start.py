@@ -7,11 +7,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from types import FrameType
 
 from cloudsched import logs, settings
-from cloudsched.errors import CloudschedError
+from cloudsched.errors import CloudschedError, Unavailable
 from cloudsched.settings import Settings
 
 PARENT = "CLOUDSCHED_PARENT_PID"
@@ -52,6 +53,27 @@ def make_state_dir(found: Settings) -> None:
     os.makedirs(found.state.dir, mode=0o711, exist_ok=True)
     if os.geteuid() == 0 and os.stat(found.state.dir).st_uid == 0:
         os.chmod(found.state.dir, 0o711)
+
+
+def follow_log_level(every_s: float = 5.0) -> None:
+    """A level changed in one process holds in all of them a little later (a daemon thread)."""
+    from cloudsched.services import pool_switches
+    from cloudsched.store import db
+
+    def follow() -> None:
+        known = pool_switches.kept_log_level()
+        while True:
+            time.sleep(every_s)
+            try:
+                wanted = pool_switches.kept_log_level()
+            except Unavailable:
+                continue
+            if wanted and wanted != known:
+                logs.set_level(wanted)
+            known = wanted
+            db.current().close_thread()
+
+    threading.Thread(target=follow, name="log-level", daemon=True).start()
 
 
 def die_with_parent() -> None:

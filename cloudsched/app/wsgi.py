@@ -22,7 +22,7 @@ def make(settings: Settings) -> Application:
 
     makers: dict[str, Callable[[Settings], Application]] = {
         "cloud_scheduler_info": cloud_scheduler.info_app,
-        "cloud_scheduler_admin": cloud_scheduler.admin_app,
+        "cloud_scheduler_admin": lambda found: cloud_scheduler.admin_app(found, wait_limit_s=found.web.operation_wait_s),
         "native": native.make_app,
     }
     answers: dict[str, tuple[Application, frozenset[Any] | None]] = {}

@@ -1,4 +1,4 @@
-"""Which driver drives which cloud? Made from the cloud's row, kept while the row does not change."""
+"""Which driver drives which cloud? Made from the cloud's row, kept while what it is made from does not change."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ class Places:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._sealer: Sealer | None = None
-        self._made: dict[int, tuple[int, Driver]] = {}
+        self._made: dict[int, tuple[tuple[str, ...], Driver]] = {}
         self._lock = threading.Lock()
 
     def driver(self, cloud: Cloud) -> Driver:
         """The cloud's driver. Raises Unsupported for a kind that has none here, SealError for unreadable credentials."""
+        key = (cloud.name, cloud.kind, cloud.options, cloud.credentials)
         with self._lock:
             made = self._made.get(cloud.id)
-            if made is None or made[0] != cloud.version:
-                made = self._made[cloud.id] = (cloud.version, registry.make(self.place(cloud)))
+            if made is None or made[0] != key:
+                made = self._made[cloud.id] = (key, registry.make(self.place(cloud)))
             return made[1]
 
     def problem(self, cloud: Cloud) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 from cloudsched import clock
@@ -16,6 +17,7 @@ from cloudsched.drivers.condor import (
     JobDefaults,
     Machines,
     QueuedJob,
+    Slot,
 )
 from cloudsched.services.snapshot import make_policy
 from cloudsched.settings import Settings
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 SOURCE = "condor"
 
 # Batch status -> our state. 6 and 7 are neither waiting nor done for us; they are shown by their number (B23).
+RUNNING = 2
 _STATES = {0: "queued", 1: "queued", 2: "running", 3: "cancelled", 4: "succeeded", 5: "held"}
 
 
@@ -34,7 +37,7 @@ class ExternalPool:
 
     def __init__(self, commands: CondorPool) -> None:
         self.commands = commands
-        self._machines = Machines()
+        self._machines: Machines | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ExternalPool | None:
@@ -52,16 +55,20 @@ class ExternalPool:
         queue = self.commands.read_queue()
         for warning in queue.warnings[:20]:
             log.warning("queue: %s", warning)
-        write(lambda tx: _take_over(tx, queue.jobs))
+        take_over(queue.jobs)
         return len(queue.jobs)
 
     def read_machines(self) -> int:
         """One MachinePoller cycle; returns the number of slots."""
+        if self._machines is None:
+            # After a restart the picture that was kept is the previous one: an empty answer is not believed at once.
+            self._machines = Machines(tuple(_slot(facts) for facts in system.slots().values()))
         before = {slot.name: slot.global_job_id or slot.job_id for slot in self._machines.slots}
         self._machines = self.commands.read_machines(self._machines)
-        facts: dict[str, dict[str, Any]] = {}
-        for slot in self._machines.slots:
-            facts[slot.name] = {**asdict(slot), "job_changed": before.get(slot.name) not in (None, slot.global_job_id or slot.job_id)}
+        for warning in self._machines.warnings[:20]:
+            log.warning("machines: %s", warning)
+        facts = {slot.name: {**asdict(slot), "job_changed": before.get(slot.name, _job_of(slot)) != _job_of(slot)}
+                 for slot in self._machines.slots}
         if facts != system.slots():
             write(lambda tx: system.set_slots(tx, facts, at=clock.now()))
         return len(facts)
@@ -84,8 +91,15 @@ class ExternalPool:
         if not rows:
             return
         self.commands.hold(order.reason, [f"{batch}.{proc}" for _, batch, proc in rows])
-        if order.override:
-            write(lambda tx: external.set_override(tx, [row[0] for row in rows], order.override))
+        write(lambda tx: external.set_held(tx, [row[0] for row in rows], at=clock.now(), override=order.override))
+
+
+def _job_of(slot: Slot) -> str | None:
+    return slot.global_job_id or slot.job_id
+
+
+def _slot(facts: Mapping[str, Any]) -> Slot:
+    return Slot(**{field.name: facts[field.name] for field in fields(Slot)})
 
 
 def _job_defaults(settings: Settings) -> JobDefaults:
@@ -100,47 +114,80 @@ def _job_defaults(settings: Settings) -> JobDefaults:
         job_per_core=job.default_vm_job_per_core)
 
 
-def _take_over(tx: Tx, queue: tuple[QueuedJob, ...]) -> None:
-    at = clock.now()
-    known = external.known(tx, SOURCE)
+# the queue
+
+
+def take_over(queue: Sequence[QueuedJob]) -> None:
+    """Make the picture of the queue what was read. What is the same is not written, so that the cost follows the change."""
+    at, known = clock.now(), external.known(read(), SOURCE)
+    fresh: list[tuple[QueuedJob, str]] = []
+    changed: list[tuple[QueuedJob, tuple[Any, ...], str]] = []
     for job in queue:
-        row = known.pop(job.id, None)
-        shape_id = shapes.ensure(tx, _shape(job))
-        state = _STATES.get(job.status, "held")
+        row, text = known.pop(job.id, None), _attributes(job)
         if row is None:
-            external.add(tx, _columns(job, state, shape_id, jobs.allocate(tx, "job", 1)), at=at)
-        else:
-            _update(tx, row, job, state=state, shape_id=shape_id, at=at)
-    for row in known.values():
-        _vanished(tx, row, at)
+            fresh.append((job, text))
+        elif _differs(row, job, text):
+            changed.append((job, row, text))
+    if fresh or changed or known:
+        write(lambda tx: _write(tx, fresh, changed, list(known.values()), at))
 
 
-def _columns(job: QueuedJob, state: str, shape_id: int, number: int) -> dict[str, Any]:
-    return {
-        "id": number, "source": SOURCE, "key": job.id, "batch_id": job.cluster_id, "proc": job.proc_id, "user": job.user,
-        "shape_id": shape_id, "state": state, "priority": job.priority, "placed": int(job.status == 2),
-        "attributes": json.dumps(asdict(job), default=list), "batch_status": job.status, "remote_host": job.remote_host,
-        "started_at": job.job_start_time or None,
-    }
+def _write(tx: Tx, fresh: Sequence[tuple[QueuedJob, str]], changed: Sequence[tuple[QueuedJob, tuple[Any, ...], str]],
+           vanished: Sequence[tuple[Any, ...]], at: float) -> None:
+    for row in vanished:
+        _note_run_time(tx, row, at)
+        external.drop(tx, row[0], at=at)
+    for job, row, text in changed:
+        _update(tx, row, job, text, at)
+    first = jobs.allocate(tx, "job", len(fresh)) if fresh else 0
+    for index, (job, text) in enumerate(fresh):
+        external.add(tx, {
+            "id": first + index, "source": SOURCE, "key": job.id, "batch_id": job.cluster_id, "proc": job.proc_id,
+            "user": job.user, "placed": int(job.status == 2), "batch_status": job.status,
+            "state": _state(job.status), **_columns(tx, job, text)}, at=at)
 
 
-def _update(tx: Tx, row: tuple[Any, ...], job: QueuedJob, *, state: str, shape_id: int, at: float) -> None:
-    number, status, _, _, _, old_shape, priority, host, attributes = row
-    fresh = {"shape_id": shape_id, "priority": job.priority, "remote_host": job.remote_host,
-             "started_at": job.job_start_time or None, "attributes": json.dumps(asdict(job), default=list)}
-    if status != job.status:
-        if state == "queued":
-            fresh["node_id"] = None
-        external.change(tx, number, {**fresh, "state": state}, at=at, status=job.status)
-    elif (old_shape, priority, host, attributes) != (shape_id, job.priority, job.remote_host, fresh["attributes"]):
-        external.change(tx, number, fresh, at=at, status=None)
+def _attributes(job: QueuedJob) -> str:
+    """What is kept of a job as JSON; the server's time comes last (see `_differs`)."""
+    facts = asdict(job)
+    server_time = facts.pop("server_time")
+    return json.dumps({**facts, "server_time": server_time}, default=list)
 
 
-def _vanished(tx: Tx, row: tuple[Any, ...], at: float) -> None:
-    number, status, _, started_at, node_id, *_ = row
-    if status == 2 and node_id is not None and started_at:
-        external.add_run_time(tx, node_id, [max(0, int(at - started_at))])
-    external.drop(tx, number, at=at)
+def _differs(row: tuple[Any, ...], job: QueuedJob, text: str) -> bool:
+    """Each reading has a new server time: it alone is written for running jobs only."""
+    _, status, state, _, _, _, _, _, attributes = row
+    if status != job.status or state != _state(job.status):
+        return True
+    if job.status == RUNNING:
+        return bool(attributes != text)
+    return bool(attributes.rpartition(", ")[0] != text.rpartition(", ")[0])
+
+
+def _columns(tx: Tx, job: QueuedJob, text: str) -> dict[str, Any]:
+    return {"shape_id": shapes.ensure(tx, _shape(job)), "priority": job.priority, "remote_host": job.remote_host,
+            "started_at": job.job_start_time or None, "attributes": text}
+
+
+def _update(tx: Tx, row: tuple[Any, ...], job: QueuedJob, text: str, at: float) -> None:
+    number, status, state = row[:3]
+    facts = {**_columns(tx, job, text), "state": _state(job.status)}
+    if facts["state"] == "queued" and state != "queued":
+        facts |= {"node_id": None, "queued_at": at}
+    if job.status > RUNNING:
+        _note_run_time(tx, row, at)
+    external.change(tx, number, facts, at=at, status=job.status if status != job.status else None)
+
+
+def _note_run_time(tx: Tx, row: tuple[Any, ...], at: float) -> None:
+    """A job that was running on a node we know runs no more (B28)."""
+    _, status, _, started_at, node_id, *_ = row
+    if status == RUNNING and node_id is not None and started_at:
+        external.add_run_times(tx, node_id, [at - started_at])
+
+
+def _state(status: int) -> str:
+    return _STATES.get(status, "held")
 
 
 def _shape(job: QueuedJob) -> dict[str, Any]:

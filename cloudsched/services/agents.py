@@ -76,7 +76,7 @@ class Done(msgspec.Struct):
     ended_ago_s: float = 0.0
     cpu_s: float | None = None
     max_rss_mb: int | None = None
-    result: msgspec.Raw | None = None
+    result: msgspec.Raw = msgspec.Raw(b"null")  # a union with None would refuse objects
 
 
 class Sync(msgspec.Struct):
@@ -319,7 +319,7 @@ def _result(done: Done, at: float) -> jobs.Result:
     return jobs.Result(
         done.id, done.attempt, _EVENTS[done.state], done.state, done.exit_code, done.signal, done.reason, done.ran_s,
         at - max(0.0, done.ended_ago_s), done.cpu_s, done.max_rss_mb, done.stdout, done.stderr,
-        bytes(done.result).decode() if done.result is not None else None)
+        None if bytes(done.result) == b"null" else bytes(done.result).decode())
 
 
 def _compare(tx: Tx, held: list[tuple[Any, ...]], holding: list[tuple[int, int]], at: float) -> tuple[

@@ -9,6 +9,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -124,7 +125,7 @@ def _rows(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int, at
 
 def _check_order(requests: Sequence[JobRequest]) -> None:
     """`#N` names another job of the same request, and nothing waits for itself in a circle."""
-    waits = {}
+    waits: dict[int, set[int]] = {}
     for index, request in enumerate(requests):
         waits[index] = set()
         for field, references in (("after_ok", request.after_ok), ("after_any", request.after_any)):
@@ -331,7 +332,7 @@ def cancel_many(caller: Caller, *, ids: Sequence[int | str] = (), states: Sequen
     for job in chosen:
         if job.state not in moves.JOB_FINAL:
             _owned(job, caller)
-            write(lambda tx, number=job.id: _cancel(tx, number, caller))
+            write(partial(_cancel, number=job.id, caller=caller))
             done += 1
             if job.node_id is not None:
                 waiters.wake_node(job.node_id)

@@ -80,6 +80,8 @@ class Web:
     long_poll_max_s: float = seconds(30, "Longest time a request is held.", low=0, high=300)
     long_poll_waiting_max: int = integer(
         48, "Requests held at once by one process; further ones are not held.", low=0, high=1000)
+    operation_wait_s: float = seconds(300, "Longest wait of a call that answers only when machines are proved gone.",
+                                      low=0, high=86400)
     shutdown_grace_s: float = seconds(10, "Time running requests get when the server stops.", low=0, high=600)
 
 

@@ -61,13 +61,15 @@ def test_two_instances_side_by_side(new_instance: Maker) -> None:
     for instance in (first, second):
         instance.wait_state(1, "succeeded")
         assert instance.output(1) == f"{instance.mark}\n"
-    # Same cloud names, same shapes: stopping one takes nothing from the other.
-    agents = second.agents()
-    assert agents
+    # Same cloud names, same job numbers: stopping one takes nothing from the other.
+    for instance in (first, second):
+        assert instance.shell("sleep 600") == 2
+        instance.wait_state(2, "running")
     assert first.processes["up"].stop(signal.SIGINT) == 0
     first.check_clean()
-    assert second.agents() == agents
-    assert second.wait_state(second.shell("true"), "succeeded")["exit_code"] == 0
+    kept = second.job(2)
+    assert (kept["state"], kept["attempt"]) == ("running", 1)
+    assert any("sleep 600" in line for line in second.marked().values())
     assert second.processes["up"].stop(signal.SIGTERM) == 0
     second.check_clean()
 

@@ -21,6 +21,7 @@ SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "basic": {"type": "http", "scheme": "basic", "description": "the key as password, any user name"},
 }
+SPARE_THREADS = 4
 _TEXT = "Bodies are JSON, times RFC 3339 UTC, errors RFC 9457 problems. `x-role` is the least role a route needs."
 
 
@@ -34,7 +35,7 @@ def make_flask(settings: Settings) -> Flask:
         API_SPEC_OPTIONS={"info": {"description": _TEXT}, "components": {"securitySchemes": SECURITY}},
     )
     app.extensions["settings"] = settings
-    app.extensions["streams"] = Streams(settings.web.threads // 2)
+    app.extensions["streams"] = Streams(_most_streams(settings))
     app.url_map.merge_slashes, app.url_map.strict_slashes = False, False
     app.url_map.converters |= {"raw": routing.RawSegment, "rest": routing.RawPath}
     api = Api(app)
@@ -47,6 +48,12 @@ def make_flask(settings: Settings) -> Flask:
     app.register_error_handler(CloudschedError, _ours)
     app.register_error_handler(Exception, _ours)
     return app
+
+
+def _most_streams(settings: Settings) -> int:
+    """Half of the threads, and never so many that held agents and streams together leave none for others."""
+    spare = settings.web.threads - settings.web.long_poll_waiting_max - SPARE_THREADS
+    return max(2, min(settings.web.threads // 2, spare))
 
 
 def _describe_hot(api: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 from flask import Response, current_app, request
@@ -115,7 +116,8 @@ def _stored(found: Job, stream: str, offset: int, attempt: int | None) -> Iterat
 
 
 def _streamed(pieces: Iterator[bytes], leave: Callable[[], None]) -> Response:
-    return Response(ClosingIterator(pieces, leave), content_type="text/plain; charset=utf-8",
+    # The empty piece makes the server send the headers now: the first bytes may come late.
+    return Response(ClosingIterator(chain((b"",), pieces), leave), content_type="text/plain; charset=utf-8",
                     headers={"X-Accel-Buffering": "no"})
 
 

@@ -1,4 +1,4 @@
-// The dashboard: one page, five views, the native API alone. No library, nothing from elsewhere, no innerHTML.
+// The dashboard: one page, five views, the native API alone. No library, nothing from elsewhere, no markup from strings.
 "use strict";
 const API = "/api/v2";
 const t = JSON.parse(document.getElementById("strings").textContent);

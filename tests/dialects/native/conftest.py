@@ -31,7 +31,7 @@ class Api:
         key = key or self.key
         if key:
             found["X-API-Key"] = key
-        if not path.startswith(("/api", "/health", "/ready", "/metrics", "/static")) and path != "/":
+        if not path.startswith(("/api", "/health", "/ready", "/metrics", "/static", "/favicon")) and path != "/":
             path = "/api/v2" + path
         environ = {"REMOTE_ADDR": address, **kw.pop("environ", {})}
         return self.client.open(path, method=method, headers=found, environ_base=environ, **kw)
