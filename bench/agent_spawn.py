@@ -73,11 +73,12 @@ def measured(agents: int, slots: int, jobs: int, *, kind: str) -> float:
             for _ in range(3):
                 ours.send((jobs, kind, agents))
                 rates.append(jobs / ours.recv())
-            ours.send(None)
         finally:
             for process in running:
                 process.terminate()
+            for process in running:
                 process.wait()
+            ours.send(None)
             server.join()
     return sorted(rates)[1]
 

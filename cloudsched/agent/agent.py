@@ -37,6 +37,7 @@ STOP_GRACE_S = 0.5
 LAST_WORDS_S = 2.0
 DOUBT_S = 8.0  # a claim whose answer was lost is seen by the server after 5 s, by two requests that do not name it
 DOUBT_POLL_S = 1.0
+LEAVE_PATIENCE_S = 10.0  # asked to leave, all done, and the server does not answer
 TRANSFER_LINES = 4
 DRAIN_PAUSE_S = 2.0  # between two looks while we drain: the server does not hold those
 FULL_PAUSE_S = 1.0  # between two looks at a server that holds no more requests
@@ -235,6 +236,10 @@ class Agent:
             waited_s = now - self._stop_at
             if not busy and (not self._book.unsent or waited_s > LAST_WORDS_S or self._failures):
                 self._exit = self._stop_status
+            return
+        if self._leaving and not busy and self._failures and now - self._heard > LEAVE_PATIENCE_S:
+            log.say("error", "ends with results that the server did not take: they will be computed again")
+            self._exit = EXIT_LOST
             return
         done = self._leaving or (self._early and not self._report_line.busy)
         if done and self._book.idle and not busy:
@@ -501,7 +506,7 @@ class Agent:
         if self._stopping:
             self._failures += 1
             return
-        pause_s = min(MAX_BACKOFF_S, 0.1 * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+        pause_s = min(1.0 if self._leaving else MAX_BACKOFF_S, 0.1 * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
         if isinstance(error, Busy):
             pause_s = max(pause_s, error.retry_after_s)
         self._failures += 1

@@ -18,12 +18,13 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 def make(settings: Settings) -> Application:
     """All listeners of this process: the port tells the dialect, the address whether it may speak to us."""
-    from cloudsched.dialects import cloud_scheduler, native
+    from cloudsched.dialects import cloud_scheduler, logkit, native
 
     makers: dict[str, Callable[[Settings], Application]] = {
         "cloud_scheduler_info": cloud_scheduler.info_app,
         "cloud_scheduler_admin": lambda found: cloud_scheduler.admin_app(found, wait_limit_s=found.web.operation_wait_s),
         "native": native.make_app,
+        "logkit": logkit.make_app,
     }
     answers: dict[str, tuple[Application, frozenset[Any] | None]] = {}
     for listener in settings.listeners():

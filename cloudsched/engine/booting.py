@@ -85,7 +85,7 @@ class Booter:
         if isinstance(error, CloudschedError):
             log.warning("boot of %s on %s: %s", node.name, cloud.name, text)
         else:
-            log.exception("boot of %s on %s", node.name, cloud.name)
+            log.error("boot of %s on %s", node.name, cloud.name, exc_info=error)
         if driver is not None and (code in (OTHER, ENDPOINT) or getattr(error, "transient", False)):
             _leave_nothing(driver, node)
         if code == ENDPOINT:

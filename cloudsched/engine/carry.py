@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cloudsched import clock
 from cloudsched.domain import admission
@@ -189,6 +190,7 @@ def _switch(tx: Tx, plan: Plan, now: float) -> None:
         cloud = clouds.by_name(switch.cloud)
         if cloud is None or bool(cloud.enabled) == switch.enabled:
             continue
+        facts: dict[str, Any]
         if switch.enabled:
             facts = {"enabled": 1, "disabled_at": None, "error_since": None, "error_text": ""}
         else:
@@ -209,5 +211,6 @@ def _hold_built_in(tx: Tx, hold: Hold, now: float) -> None:
 
 def _joined_takes(shape: Shape) -> bool:
     """Is there a machine that came by itself and may run such a job, whatever the clouds can do?"""
-    machines = (admission.Machine(*row[:5], frozenset({row[5]})) for row in picture.joined_machines(read()))
+    machines = (admission.Machine(user, vm_type, cores, memory_mb, storage_gb, frozenset({cloud}))
+                for user, vm_type, cores, memory_mb, storage_gb, cloud in picture.joined_machines(read()))
     return any(admission.admits(machine, shape) for machine in machines)

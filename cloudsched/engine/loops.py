@@ -14,6 +14,8 @@ from cloudsched.store import system
 from cloudsched.store.db import Tx, current, write
 
 log = logging.getLogger(__name__)
+# A loop with a shorter pause (the workers) beats no more often than this: each beat is a durable write.
+BEAT_PAUSE_S = 1.0
 
 
 class LostLead(Exception):
@@ -31,20 +33,21 @@ class Loop:
 
 
 class Runner:
-    """A thread per loop. `holder` names this process in leases."""
+    """A thread per loop. `holder` names this process in leases; `presence`: a lease that says that it is alive."""
 
-    def __init__(self, loops: list[Loop], *, holder: str, lease_s: float) -> None:
+    def __init__(self, loops: list[Loop], *, holder: str, lease_s: float, presence: str = "") -> None:
         self.loops = loops
         self.holder = holder
         self.lease_s = lease_s
+        self.presence = presence
         self.stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._held: set[str] = set()
+        self._renewed: dict[str, float] = {}  # lease -> when it was taken or renewed, by the monotonic clock
 
     def start(self) -> None:
         """Start all loops; they take up work as soon as they lead."""
         for loop in self.loops:
-            self._thread(f"loop-{loop.name}", lambda loop=loop: self._run(loop))
+            self._thread(f"loop-{loop.name}", lambda loop=loop: self._run(loop))  # type: ignore[misc]
         self._thread("loop-leases", self._renew)
 
     def stop(self, timeout_s: float = 30.0) -> None:
@@ -55,8 +58,8 @@ class Runner:
             thread.join(max(0.0, until - time.monotonic()))
         try:
             write(lambda tx: system.drop_leases(tx, self.holder))
-        except Unavailable as error:
-            log.warning("leases could not be given back: %s", error)
+        except Exception as error:
+            log.warning("leases could not be given back (others take over when they are over): %s", error)
 
     def _thread(self, name: str, target: Callable[[], None]) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
@@ -65,12 +68,19 @@ class Runner:
 
     def _run(self, loop: Loop) -> None:
         started = False
+        beaten = 0.0
         while not self.stopping.is_set():
-            if not loop.led or self._lead(loop):
-                started = started or self._announce(loop)
-                run_once(loop)
-            else:
-                started = False
+            try:
+                if not loop.led or self._lead(loop.name):
+                    started = started or self._announce(loop)
+                    beat = loop.interval_s >= BEAT_PAUSE_S or time.monotonic() - beaten >= BEAT_PAUSE_S
+                    if run_once(loop, beat=beat) and beat:
+                        beaten = time.monotonic()
+                else:
+                    started = False
+            except Exception:  # whatever it is, the next cycle comes (B48)
+                log.exception("%s: the cycle could not be begun", loop.name)
+                current().close_thread()
             clock.system.wait(self.stopping, loop.interval_s if started else min(loop.interval_s, self.lease_s / 5))
         current().close_thread()
 
@@ -81,31 +91,44 @@ class Runner:
             return False
         return True
 
-    def _lead(self, loop: Loop) -> bool:
+    def _lead(self, name: str) -> bool:
+        """Hold the lease, renewed when a third of it is over; `_renew` does the same while a tick takes long."""
+        if time.monotonic() - self._renewed.get(name, float("-inf")) < self.lease_s / 3:
+            return True
+        return self._take(name)
+
+    def _take(self, name: str) -> bool:
+        began = time.monotonic()
         try:
-            fence = write(lambda tx: system.take_lease(tx, loop.name, self.holder, at=clock.now(), lease_s=self.lease_s))
+            fence = write(lambda tx: system.take_lease(tx, name, self.holder, at=clock.now(), lease_s=self.lease_s))
         except Unavailable as error:
-            log.warning("%s: %s", loop.name, error)
-            fence = None
-        if fence is None:
-            self._held.discard(loop.name)
+            log.warning("lease of %s: %s", name, error)
+            if began - self._renewed.get(name, began) > self.lease_s:
+                self._renewed.pop(name, None)
             return False
-        if loop.name not in self._held:
-            log.info("leads %s (fence %s)", loop.name, fence)
-            self._held.add(loop.name)
+        if fence is None:
+            if self._renewed.pop(name, None) is not None:
+                log.warning("%s: another process leads now", name)
+            return False
+        if name not in self._renewed:
+            log.info("leads %s (fence %s)", name, fence)
+        self._renewed[name] = began
         return True
 
     def _renew(self) -> None:
-        """A tick may take longer than the lease: renew what is held while it works."""
-        while not self.stopping.wait(self.lease_s / 3):
-            for name in sorted(self._held):
-                try:
-                    write(lambda tx, name=name: system.take_lease(tx, name, self.holder, at=clock.now(), lease_s=self.lease_s))
-                except Unavailable as error:
-                    log.warning("lease of %s not renewed: %s", name, error)
+        pause_s = self.lease_s / 6
+        while not self.stopping.wait(pause_s):
+            try:
+                for name in [*self._renewed, *((self.presence,) if self.presence not in self._renewed else ())]:
+                    if name and time.monotonic() - self._renewed.get(name, float("-inf")) >= self.lease_s / 4:
+                        self._take(name)
+            except Exception:
+                log.exception("renewing leases; tried again")
+                current().close_thread()
+        current().close_thread()
 
 
-def run_once(loop: Loop) -> bool:
+def run_once(loop: Loop, *, beat: bool = True) -> bool:
     """One cycle with its beat; an exception is logged and kept beside the beat. True when it went well."""
     began = time.monotonic()
     error = ""
@@ -120,12 +143,20 @@ def run_once(loop: Loop) -> bool:
     except Exception as problem:
         error = f"{type(problem).__name__}: {problem}"
         log.exception("%s failed; it goes on with the next cycle", loop.name)
-    took = time.monotonic() - began
-    try:
-        write(lambda tx: system.beat(tx, loop.name, at=clock.now(), took_s=took, error=error))
-    except Unavailable as problem:
-        log.warning("%s: no beat: %s", loop.name, problem)
+    if error:
+        # The connection may be what is broken: the next cycle opens a new one.
+        current().close_thread()
+    if beat or error:
+        _beat(loop, time.monotonic() - began, error)
     return not error
+
+
+def _beat(loop: Loop, took_s: float, error: str) -> None:
+    try:
+        write(lambda tx: system.beat(tx, loop.name, at=clock.now(), took_s=took_s, error=error[:500]))
+    except Exception as problem:
+        log.warning("%s: no beat: %s", loop.name, problem)
+        current().close_thread()
 
 
 def assert_lead(tx: Tx, name: str, holder: str) -> None:

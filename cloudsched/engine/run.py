@@ -23,6 +23,10 @@ from cloudsched.store.db import Tx, write
 log = logging.getLogger(__name__)
 PRESENCE = "engine:"
 STOP_LIMIT_S = 120.0
+# Whether the external queue and its machines were read since the start: waiting, read, or off (there is no such pool).
+QUEUE, MACHINES = "external_queue", "external_machines"
+# Credential or connection trouble: such nodes are not destroyed at a stop but reported as left (contract 5.2).
+KEPT_AT_STOP = frozenset({"NoProxy", "ExpiredProxy", "ConnectionRefused", "BrokenPipe"})
 
 
 class Engine:
@@ -36,9 +40,10 @@ class Engine:
         self.poller = Poller(self.places)
         self.upkeep = Upkeep(settings)
         self.workers = Workers(self.places, holder=self.holder, boot_threads=settings.engine.boot_threads,
-                               destroy_threads=settings.cloud_scheduler.general.max_destroy_threads)
-        self.job = SchedulingJob(holder=self.holder, pool=self.pool)
-        self.runner = Runner(self._loops(), holder=self.holder, lease_s=settings.engine.lease_s)
+                               destroy_threads=settings.cloud_scheduler.general.max_destroy_threads,
+                               ban_file=settings.cloud_scheduler.general.ban_file or "")
+        self.job = SchedulingJob(self.places, holder=self.holder, pool=self.pool)
+        self.runner = Runner(self._loops(), holder=self.holder, lease_s=settings.engine.lease_s, presence=PRESENCE + self.holder)
 
     def _loops(self) -> list[Loop]:
         every = self.settings.engine
@@ -56,22 +61,29 @@ class Engine:
 
     def start(self) -> None:
         """Announce this process, start the loops."""
-        write(lambda tx: system.take_lease(tx, PRESENCE + self.holder, self.holder, at=clock.now(), lease_s=3600))
-        write(lambda tx: system.put_setting(tx, "external_queue", "waiting" if self.pool else "off"))
+        self.announce()
         self.runner.start()
+
+    def announce(self) -> None:
+        """Say that this process is here, and that an external queue is to be read before anything is taken away."""
+        lease_s, word = self.settings.engine.lease_s, "waiting" if self.pool else "off"
+        write(lambda tx: system.take_lease(tx, PRESENCE + self.holder, self.holder, at=clock.now(), lease_s=lease_s))
+        if not (self.pool and self._others()):
+            for key in (QUEUE, MACHINES):
+                write(lambda tx, key=key: system.put_setting(tx, key, word))  # type: ignore[misc]
 
     def poll_jobs(self) -> None:
         """JobPoller (contract 7.2)."""
         self.upkeep.lift()
         if self.pool is not None:
             self.pool.read_queue()
-            if system.setting("external_queue") != "read":
-                write(lambda tx: system.put_setting(tx, "external_queue", "read"))
+            _note_read(QUEUE)
 
     def poll_machines(self) -> None:
         """MachinePoller (contract 7.3)."""
         if self.pool is not None:
             self.pool.read_machines()
+            _note_read(MACHINES)
 
     def keep_up(self) -> None:
         """What must not wait for a slow cloud."""
@@ -86,6 +98,7 @@ class Engine:
         if destroy if destroy is not None else self._is_last():
             left = self.destroy_all()
         self.workers.stop()
+        self.poller.stop()
         write(lambda tx: system.drop_leases(tx, self.holder))
         return left
 
@@ -93,9 +106,20 @@ class Engine:
         if system.setting("quick_shutdown", "0") == "1":
             log.info("quick shutdown: nodes are left running")
             return False
+        # One that was killed seems to be here until its lease is over: only one that renews goes on.
+        known = others = self._others()
+        while others:
+            if any(until > known.get(name, 0.0) for name, until in others.items()):
+                return False
+            time.sleep(0.1)
+            others = self._others()
+        return True
+
+    def _others(self) -> dict[str, float]:
+        """Engines that seem to be here: name -> until when."""
         now = clock.now()
-        return not any(name.startswith(PRESENCE) and holder != self.holder and until > now
-                       for name, holder, until, _ in system.leases())
+        return {name: until for name, holder, until, _ in system.leases()
+                if name.startswith(PRESENCE) and holder != self.holder and until > now}
 
     def destroy_all(self, limit_s: float = STOP_LIMIT_S) -> int:
         """Have every booted node destroyed and wait for the proof; returns how many are left."""
@@ -104,16 +128,21 @@ class Engine:
         until = time.monotonic() + limit_s
         while True:
             left = [node for node in nodes.live() if node.cloud_id in managed]
-            if not left or time.monotonic() > until:
+            if all(node.override in KEPT_AT_STOP for node in left) or time.monotonic() > until:
                 return len(left)
             self.workers.tick()
             time.sleep(0.05)
 
 
+def _note_read(key: str) -> None:
+    if system.setting(key) != "read":
+        write(lambda tx: system.put_setting(tx, key, "read"))
+
+
 def _stop_all(tx: Tx, managed: set[int]) -> None:
     at = clock.now()
     for node in nodes.live():
-        if node.cloud_id in managed and node.state != "stopping":
+        if node.cloud_id in managed and node.state != "stopping" and node.override not in KEPT_AT_STOP:
             lifecycle.stop(tx, node.id, at=at, actor="engine", reason="the engine was stopped")
     events.append(tx, "engine.stop", ("system", 0), at=at)
 
@@ -121,7 +150,5 @@ def _stop_all(tx: Tx, managed: set[int]) -> None:
 def serve(engine: Engine, stopping: threading.Event) -> int:
     """Run an engine until `stopping` is set; returns the exit status."""
     engine.start()
-    while not stopping.wait(engine.settings.engine.lease_s / 3):
-        write(lambda tx: system.take_lease(tx, PRESENCE + engine.holder, engine.holder, at=clock.now(),
-                                           lease_s=engine.settings.engine.lease_s))
+    stopping.wait()
     return 1 if engine.stop() else 0

@@ -32,7 +32,7 @@ class Upkeep:
         before = at - self._settings.agent.lease_s
         silent = nodes.silent(read(), before)
         for number in silent:
-            write(lambda tx, number=number: _give_up(tx, number, before, at))
+            write(lambda tx, number=number: _give_up(tx, number, before, at))  # type: ignore[misc]
         return len(silent)
 
     def due(self) -> int:
@@ -43,19 +43,21 @@ class Upkeep:
         return len(write(lambda tx: settling.release_due(tx, at)))
 
     def lift(self) -> None:
-        """Bans and blocks whose time is over end (contract 7.2)."""
+        """Bans and blocks whose time is over end (contract 7.2); reasons of jobs that run or have ended go."""
         if boots.to_lift(read(), clock.now()):
             write(lambda tx: boots.lift(tx, clock.now()))
 
     def forget(self) -> None:
-        """Old events, ended jobs and idempotent answers are removed, in small bites."""
+        """Old events, ended jobs and nodes and idempotent answers are removed, in small bites."""
         at = clock.now()
         kept = self._settings
         if kept.events.retention_days:
             _in_bites(lambda tx: events.forget(tx, at - kept.events.retention_days * DAY_S))
         if kept.jobs.retention_days:
             _in_bites(lambda tx: jobs.forget(tx, at - kept.jobs.retention_days * DAY_S))
+            _in_bites(lambda tx: boots.forget_nodes(tx, at - kept.jobs.retention_days * DAY_S))
         write(lambda tx: system.forget_answers(tx, at - ANSWER_KEPT_S))
+        write(lambda tx: boots.forget_processes(tx, at - DAY_S))
 
 
 def _give_up(tx: Tx, number: int, before: float, at: float) -> None:

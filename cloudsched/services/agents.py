@@ -131,11 +131,15 @@ def _parse_join(body: bytes) -> tuple[JoinRequest, Profile]:
 
     try:
         request = _join.decode(body)
-        return request, _profile.decode(request.profile)
+        profile = _profile.decode(request.profile)
     except msgspec.ValidationError as error:
         raise invalid(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"the body is not JSON: {error}") from None
+    for field, text in (("name", request.name), ("instance", request.instance), ("profile.hostname", profile.hostname)):
+        if text and "\0" in text:
+            raise Invalid.at(field, "holds a NUL character")
+    return request, profile
 
 
 def _admit(tx: Tx, request: JoinRequest, profile: Profile, secret_hash: str, address: str) -> tuple[int, str]:
@@ -261,7 +265,9 @@ def _held(number: int, secret_hash: str, request: Sync, reply: Reply, until: flo
             return reply
         # Registered first, then looked again: a job queued in between is not missed.
         while not _has_news(reply):
-            if _work_for(number, machine, request) or waiter.event.is_set():
+            if waiter.replaced:
+                break
+            if waiter.event.is_set() or _work_for(number, machine, request):
                 waiter.event.clear()
                 reply = write(lambda tx: _serve(tx, number, secret_hash, renewal, first=False))
                 if _has_news(reply):
@@ -299,13 +305,14 @@ def _serve(tx: Tx, number: int, secret_hash: str, request: Sync, *, first: bool)
     reply = Reply()
     if request.done:
         reply.refused = settling.settle(tx, [_result(done, at) for done in request.done], node_id=number, at=at)
-        external.add_run_times(tx, number, [done.ran_s for done in request.done if (done.id, done.attempt) not in reply.refused])
+        external.add_run_times(tx, number, [done.ran_s for done in request.done
+                                            if done.state != "cancelled" and (done.id, done.attempt) not in reply.refused])
     if request.started:
         jobs.start(tx, [(j, a, at - max(0.0, ago)) for j, a, ago in request.started], node_id=number, at=at)
     if request.returned:
         jobs.requeue(tx, [(j, a) for j, a in request.returned if jobs.holds(tx, number, j, attempt=a)], "give_back", at=at)
-    held = jobs.in_hand(tx, number) if first or request.holding else []
-    reply.drop, kept = _compare(tx, held, request.holding, at)
+    held = jobs.in_hand(tx, number)
+    reply.drop, kept = _compare(tx, held, request.holding, at) if first else _cancelled(held, request.holding)
     reply.goal = _goal(tx, number, state, goal, kept, at)
     if reply.goal == "run" and request.want > 0 and state == "running":
         reply.jobs = _claim(tx, number, row, request.want, at)
@@ -317,7 +324,8 @@ def _serve(tx: Tx, number: int, secret_hash: str, request: Sync, *, first: bool)
 
 def _result(done: Done, at: float) -> jobs.Result:
     return jobs.Result(
-        done.id, done.attempt, _EVENTS[done.state], done.state, done.exit_code, done.signal, done.reason, done.ran_s,
+        done.id, done.attempt, _EVENTS[done.state], done.state, done.exit_code, done.signal,
+        done.reason and done.reason.replace("\0", "\ufffd"), done.ran_s,
         at - max(0.0, done.ended_ago_s), done.cpu_s, done.max_rss_mb, done.stdout, done.stderr,
         None if bytes(done.result) == b"null" else bytes(done.result).decode())
 
@@ -326,12 +334,18 @@ def _compare(tx: Tx, held: list[tuple[Any, ...]], holding: list[tuple[int, int]]
         list[tuple[int, int]], int]:
     """What the node must kill, and how many jobs stay its own. Jobs it does not know of go back to the queue."""
     ours = {(row[0], row[1]): row for row in held}
-    named = set(map(tuple, holding))
+    named = {(job, attempt) for job, attempt in holding}
     drop = [item for item in named if item not in ours or ours[item][2] == "cancel"]
     lost = [item for item, row in ours.items() if item not in named and (row[3] or 0) <= at - UNCLAIMED_GRACE_S]
     if lost:
         settling.redeliver(tx, lost, at=at, reason="the node does not know of it")
     return drop, len(ours) - len(lost)
+
+
+def _cancelled(held: list[tuple[Any, ...]], holding: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], int]:
+    """The same for a held request: what it names is as old as itself, so only cancels are told."""
+    named = {(job, attempt) for job, attempt in holding}
+    return [(row[0], row[1]) for row in held if row[2] == "cancel" and (row[0], row[1]) in named], len(held)
 
 
 def _goal(tx: Tx, number: int, state: str, goal: str, kept: int, at: float) -> str:

@@ -23,7 +23,7 @@ from cloudsched.services import waiters
 from cloudsched.services.caller import Caller
 from cloudsched.services.defaults import JobDefaults, job_defaults
 from cloudsched.services.settling import after_end
-from cloudsched.store import events, jobs, shapes, system
+from cloudsched.store import answers, events, jobs, shapes, system
 from cloudsched.store.db import Tx, write
 from cloudsched.store.moves import move
 
@@ -63,7 +63,7 @@ def _submit(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int,
             idempotency: tuple[str, str] | None) -> tuple[Submitted, Counter[int]]:
     at = clock.now()
     if idempotency is not None:
-        earlier = system.remember(tx, idempotency[0], idempotency[1], at=at)
+        earlier = answers.reserve(tx, idempotency[0], idempotency[1], at=at, abandoned_before=0.0)
         if earlier is not None:
             return _earlier(earlier, idempotency), Counter()
     rows, needs, files = _rows(tx, requests, caller, total, at)

@@ -11,7 +11,7 @@ from cloudsched import clock
 from cloudsched.errors import Conflict, Invalid, NotFound
 from cloudsched.services.caller import ROLES, SYSTEM, Caller
 from cloudsched.store import events, system
-from cloudsched.store.db import Tx, write
+from cloudsched.store.db import Row, Tx, write
 
 PREFIX = "cs_"
 SHOWN_CHARS = 8
@@ -69,7 +69,7 @@ def listed(caller: Caller) -> list[dict[str, Any]]:
     return [{
         "id": number, "name": name, "prefix": prefix, "role": role, "org": org, "created_at": clock.rfc3339(created),
         "expires_at": clock.rfc3339(expires), "revoked_at": clock.rfc3339(revoked), "last_used_at": clock.rfc3339(used),
-    } for number, name, prefix, role, org, created, expires, revoked, used in system.keys()]
+    } for number, name, prefix, role, org, created, expires, revoked, used in _rows()]
 
 
 def ensure_admin_key_file(state_dir: str | Path) -> Path:
@@ -88,7 +88,11 @@ def ensure_admin_key_file(state_dir: str | Path) -> Path:
 
 def _working(at: float) -> dict[int, str]:
     """id -> role of the keys in force."""
-    return {row[0]: row[3] for row in system.keys() if row[7] is None and (row[6] is None or row[6] > at)}
+    return {row[0]: row[3] for row in _rows() if row[7] is None and (row[6] is None or row[6] > at)}
+
+
+def _rows() -> list[Row]:
+    return system.keys()
 
 
 def _admins(at: float) -> list[int]:

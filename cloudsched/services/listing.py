@@ -187,7 +187,8 @@ def _view(row: Row, places: dict[int, tuple[str, str]], sizes: dict[tuple[int, i
     asked = _spec(spec or "{}")
     ok, either = waits[number] if needs else ((), ())
     batch = "" if attributes == "{}" else str(_label(attributes).batch)
-    return JobView(
+    # The checker does not know how long the shape's part is.
+    return JobView(  # type: ignore[call-arg]
         number, key, batch_id, proc, source, state, goal, attempt, node, node_id, cloud, name, user, org, kind,
         asked.command, asked.env, asked.stdin, asked.input_files, asked.output_files, asked.gpus, *_shape(shape_id),
         priority, time_limit_s, max_retries, retries, backoff_s, state == "held", ok, either, depends_fail, None,
@@ -232,9 +233,8 @@ _kept = _Kept(None)
 
 
 def _fresh() -> _Kept:
-    global _kept
     if _kept.database is not current():
-        _kept = _Kept(current())
+        _kept.__init__(current())  # type: ignore[misc]
     return _kept
 
 

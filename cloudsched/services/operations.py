@@ -98,8 +98,7 @@ def _go_on(operation: Operation, holder: str, lease_s: float) -> None:
         outcome = _try(doing.get(row["name"]), told)
         if isinstance(outcome, Later):
             row |= {"state": "waiting", "detail": outcome.detail}
-            write(lambda tx, pause_s=outcome.pause_s: operations.later(
-                tx, operation.id, rows, holder=holder, at=clock.now(), pause_s=pause_s))
+            _let_go(operation, rows, holder, outcome.pause_s)
             return
         if isinstance(outcome, CloudschedError):
             _failed(operation, row, rows, outcome, holder=holder, lease_s=lease_s)
@@ -126,12 +125,15 @@ def _failed(operation: Operation, row: dict[str, Any], rows: list[dict[str, Any]
             holder: str, lease_s: float) -> None:
     if isinstance(error, Unavailable) and operation.attempt < ATTEMPTS_MOST:
         row |= {"detail": error.message}
-        write(lambda tx: operations.later(tx, operation.id, rows, holder=holder, at=clock.now(),
-                                          pause_s=RETRY_PAUSE_S))
+        _let_go(operation, rows, holder, RETRY_PAUSE_S)
         return
     row |= {"state": "failed", "at": clock.rfc3339(clock.now()), "detail": error.message}
     if _record(operation, row, rows, holder=holder, lease_s=lease_s):
         _settle(operation, "fail", holder, error=error.message)
+
+
+def _let_go(operation: Operation, rows: Sequence[Mapping[str, Any]], holder: str, pause_s: float) -> None:
+    write(lambda tx: operations.later(tx, operation.id, rows, holder=holder, at=clock.now(), pause_s=pause_s))
 
 
 def _record(operation: Operation, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, holder: str,

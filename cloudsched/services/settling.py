@@ -50,11 +50,15 @@ def settle(tx: Tx, results: Sequence[jobs.Result], *, node_id: int, at: float) -
     final: list[jobs.Result] = []
     again: list[tuple[jobs.Result, float]] = []
     ends: list[tuple[int, str]] = []
+    stopped: list[tuple[int, int]] = []
     for r in results:
         row = rows.get(r.id)
         if row is None or row[2] != r.attempt or row[3] != node_id or row[1] not in moves.JOB_ACTIVE:
             if row is None or row[2] != r.attempt or row[3] != node_id or row[1] not in moves.JOB_FINAL:
                 refused.append((r.id, r.attempt))
+            continue
+        if r.event == "cancel" and row[4] != "cancel":  # nobody wanted that: the node stopped under the job
+            stopped.append((r.id, r.attempt))
             continue
         if r.event in ("fail", "time_out") and row[4] == "run" and row[5] < row[6]:
             again.append((r, min(BACKOFF_MAX_S, row[7] * 2.0 ** row[5])))
@@ -68,6 +72,8 @@ def settle(tx: Tx, results: Sequence[jobs.Result], *, node_id: int, at: float) -
         _try_again(tx, r, pause_s, node_id=node_id, at=at)
     if ends:
         after_end(tx, ends, at=at)
+    if stopped:
+        redeliver(tx, stopped, at=at, reason="the node stopped")
     return refused
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from cloudsched.domain.entities import Cloud
@@ -30,20 +30,25 @@ HEADS = 8
 BLOCKED_HEADS = 500
 AGENT_KIND = "Agent"
 
-_policy = Policy()
-_liveness_s = 60.0
+
+@dataclass
+class _Rules:
+    policy: Policy = field(default_factory=Policy)
+    liveness_s: float = 60.0  # an agent that is silent for longer is no machine of the queue
+
+
+_rules = _Rules()
 
 
 def configure(settings: Settings) -> None:
     """Called once when a process starts."""
-    global _policy, _liveness_s
-    _policy = make_policy(settings)
-    _liveness_s = settings.agent.lease_s
+    _rules.policy = make_policy(settings)
+    _rules.liveness_s = settings.agent.lease_s
 
 
 def policy() -> Policy:
     """The scheduling policy in force."""
-    return _policy
+    return _rules.policy
 
 
 def make_policy(settings: Settings) -> Policy:
@@ -103,7 +108,7 @@ def build(now: float) -> Snapshot:
             running_jobs=running,
             limits=clouds.limits(),
             aliases=clouds.aliases(),
-            waiting=picture.first_waiting(tx, at=now, limit=slots) if _policy.algorithm == "fifo" else None,
+            waiting=picture.first_waiting(tx, at=now, limit=slots) if _rules.policy.algorithm == "fifo" else None,
             queue_read=pool_read[0],
             machines_read=pool_read[1],
             active_destroys=sum(1 for row in rows if row[12] == "stopping" and not _pausing(row, now)),
@@ -174,7 +179,7 @@ def node_view(row: Row, cloud_names: dict[int, str], now: float, *, ends: Ends =
 def _heard_since(now: float) -> float:
     """From when on a call of an agent counts; all time while a server that was away has just come back."""
     serving_s = now - float(system.setting("serving_since", "0"))
-    return 0.0 if 0 <= serving_s < _liveness_s else now - _liveness_s
+    return 0.0 if 0 <= serving_s < _rules.liveness_s else now - _rules.liveness_s
 
 
 def _agent_slots(rows: list[Row], busy: dict[int, tuple[int, int]], since: float) -> list[SlotView]:
@@ -242,7 +247,7 @@ def with_job(snapshot: Snapshot, shape: Shape, job_id: int, priority: int) -> Sn
     """The same snapshot in which this job is among its group's heads (for `why`)."""
     groups = []
     for group in snapshot.groups:
-        if group.shape.id == shape.id and all(head.job_id != job_id for head in group.heads):
-            group = replace(group, heads=(*group.heads, Head(job_id, priority)), unscheduled=max(1, group.unscheduled))
-        groups.append(group)
+        missing = group.shape.id == shape.id and all(head.job_id != job_id for head in group.heads)
+        groups.append(replace(group, heads=(*group.heads, Head(job_id, priority)), unscheduled=max(1, group.unscheduled))
+                      if missing else group)
     return replace(snapshot, groups=groups)

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 
 
 class Waiter:
-    """One held request."""
+    """One held request. `replaced`: a newer one of the same node has come; this one must end without claiming."""
 
-    __slots__ = ("event", "fits", "node_id")
+    __slots__ = ("event", "fits", "node_id", "replaced")
 
     def __init__(self, node_id: int, fits: Callable[[int], bool]) -> None:
         self.node_id = node_id
         self.fits = fits
         self.event = threading.Event()
+        self.replaced = False
 
 
 _lock = threading.Lock()
@@ -51,6 +52,10 @@ def waiting(node_id: int, fits: Callable[[int], bool]) -> Iterator[Waiter | None
     waiter = Waiter(node_id, fits)
     try:
         with _lock:
+            older = _waiting.get(node_id)
+            if older is not None:
+                older.replaced = True
+                older.event.set()
             _waiting[node_id] = waiter
         yield waiter
     finally:

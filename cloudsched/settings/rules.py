@@ -11,7 +11,7 @@ from cloudsched.errors import FieldError
 from .sections import Settings
 
 # Dialects that carry no authentication of their own -> the key with their allow-list.
-FENCED = {"cloud_scheduler": "access.cloud_scheduler_networks"}
+FENCED = {"cloud_scheduler": "access.cloud_scheduler_networks", "logkit": "access.logkit_networks"}
 
 
 def contradictions(settings: Settings) -> list[FieldError]:

@@ -37,9 +37,11 @@ class Listen:
     cloud_scheduler_info: int = integer(8111, "Port of the cloud_scheduler dialect for reading.", **_PORT)
     cloud_scheduler_admin: int = integer(8112, "Port of the cloud_scheduler dialect for operations.", **_PORT)
     native: int = integer(8100, "Port of the native API and the dashboard.", **_PORT)
+    logkit: int = integer(8090, "Port of the logkit dialect: the master that log agents register with.", **_PORT)
     cloud_scheduler_bind: str = text("", "Address of the two cloud_scheduler listeners.",
                                      shown_default="listen.bind")
     native_bind: str = text("", "Address of the native listener.", shown_default="listen.bind")
+    logkit_bind: str = text("", "Address of the logkit listener.", shown_default="listen.bind")
     port_offset: int = integer(0, "Added to every port, so that instances run side by side.",
                                low=0, high=57000)
     public_url: str = text("", "URL under which nodes reach the native API.",
@@ -56,6 +58,9 @@ class Access:
         "Networks that may call the cloud_scheduler dialect, which has no keys. Loopback always may.")
     native_networks: tuple[str, ...] = networks(
         "Networks that may call the native API. Empty: any, with a key.")
+    logkit_networks: tuple[str, ...] = networks(
+        "Networks that may call the logkit dialect, which has no keys: those of its log agents and their "
+        "administrators. Loopback always may.")
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,32 @@ class Agent:
                                    low=0, high=65536)
     run_as: str = text("auto", "User that jobs of local agents run as; auto: an unprivileged user when "
                                "started by root, else the user who started.")
+
+
+@dataclass(frozen=True)
+class Logkit:
+    """The master of log agents, and what it wants of them."""
+
+    enable: bool = boolean(True, "Off: every route but `ping` and `ismaster` answers 400.")
+    response_style: str = word("document", "Bodies of answers: bare as in the document, or in the envelope that "
+                                           "the web front end expects. A path or header may ask for the other.",
+                               words=("document", "envelope"))
+    refuse_not_ok: bool = boolean(False, "Refuse an operation for all when one of the agents is not ok.")
+    desired_state: bool = boolean(False, "Remember operations that came over the logkit dialect, and repeat them "
+                                         "for agents that were away. What is applied to a tag over the native API "
+                                         "is always remembered.")
+    fan_out: int = integer(1000, "Calls to agents under way at once; never more than half of the open files that "
+                                 "the process may have.", low=1, high=20_000)
+    connect_timeout_s: float = seconds(3, "Time limit for reaching an agent.", low=0.05, high=60)
+    read_timeout_s: float = seconds(10, "Time limit for reading from all agents, in total.", low=0.1, high=300)
+    change_timeout_s: float = seconds(60, "Time limit for an operation on all agents, in total.", low=0.1, high=600)
+    answer_max_mb: int = integer(16, "Largest answer taken from one agent.", low=1, high=1024)
+    config_max_mb: int = integer(4, "Largest runner configuration taken.", low=1, high=64)
+    agents_max: int = integer(50_000, "Most agents on the list.", low=1, high=1_000_000)
+    check_interval_s: float = seconds(30, "How often it is checked whether an agent still has what is wanted.",
+                                      low=0.05, high=86400)
+    attempts_max: int = integer(10, "Refusals of an agent after which a runner is given up there, until it is applied "
+                                    "again.", low=1, high=1000)
 
 
 @dataclass(frozen=True)
@@ -221,6 +252,7 @@ class Settings:
     web: Web = Web()
     engine: Engine = Engine()
     agent: Agent = Agent()
+    logkit: Logkit = Logkit()
     events: Events = Events()
     jobs: Jobs = Jobs()
     log: Log = Log()
@@ -292,11 +324,11 @@ class Settings:
 
 # Listener name (its key in [listen]) -> dialect that answers there.
 LISTENERS = {"cloud_scheduler_info": "cloud_scheduler", "cloud_scheduler_admin": "cloud_scheduler",
-             "native": "native"}
+             "native": "native", "logkit": "logkit"}
 
 SECTIONS: Mapping[str, type] = MappingProxyType({
     "state": State, "listen": Listen, "access": Access, "database": Database, "web": Web, "engine": Engine,
-    "agent": Agent, "events": Events, "jobs": Jobs, "log": Log, "local": Local,
+    "agent": Agent, "logkit": Logkit, "events": Events, "jobs": Jobs, "log": Log, "local": Local,
     "cloud_scheduler": CloudScheduler,
 })
 

@@ -66,7 +66,7 @@ def by_name(name: str, *, removed: bool = False) -> Cloud | None:
 
 def limits() -> dict[str, int]:
     """user -> largest number of nodes, in file order."""
-    return dict(read().all('SELECT "user", max_nodes FROM user_limit ORDER BY position'))  # type: ignore[arg-type]
+    return dict(read().all('SELECT "user", max_nodes FROM user_limit ORDER BY position'))
 
 
 def set_limits(tx: Tx, limits: Mapping[str, int], *, at: float, actor: str = "") -> None:
@@ -96,7 +96,7 @@ def set_aliases(tx: Tx, aliases: Mapping[str, Sequence[str]], *, at: float, acto
 
 def image_records() -> list[tuple[str, str, int, int, int]]:
     """(image, cloud, succeeded, failed, banned)."""
-    return read().all("SELECT image, cloud, succeeded, failed, banned FROM image_record")  # type: ignore[return-value]
+    return read().all("SELECT image, cloud, succeeded, failed, banned FROM image_record")
 
 
 def count_image(tx: Tx, image: str, cloud: str, *, ok: bool) -> tuple[int, int]:

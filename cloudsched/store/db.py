@@ -140,7 +140,7 @@ class Database:
         }
         database = SqliteDatabase(path, pragmas=pragmas, timeout=30, autoconnect=True, check_same_thread=False)
         # One connection does all the writing: its page cache stays warm, and the readers' caches can be small.
-        self._writer = database._connect()
+        self._writer = database._connect()  # type: ignore[attr-defined]
         self._writer.execute(f"PRAGMA cache_size = {WRITER_CACHE_KB}")
         if new:
             os.chmod(path, 0o600)

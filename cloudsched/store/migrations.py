@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from functools import partial
 
 from cloudsched import clock
 from cloudsched.errors import Conflict
-from cloudsched.store import tables
+from cloudsched.store import tables, tables_logkit
 from cloudsched.store.db import Database, Tx
 
 SCHEMA_KEY = "schema_version"
@@ -15,7 +16,7 @@ SCHEMA_KEY = "schema_version"
 
 def _foundation(database: Database, tx: Tx) -> None:
     for model in tables.ALL:
-        model._schema.create_all(safe=False)
+        model._schema.create_all(safe=False)  # type: ignore[attr-defined]
     for index in tables.INDEXES:
         tx.run(index)
     for name in ("job", "batch"):
@@ -24,7 +25,15 @@ def _foundation(database: Database, tx: Tx) -> None:
     tx.run("INSERT INTO setting (key, value) VALUES ('created_at', ?)", (clock.rfc3339(clock.now()),))
 
 
-STEPS: tuple[Callable[[Database, Tx], None], ...] = (_foundation,)
+def _log_agents(_database: Database, tx: Tx) -> None:
+    for model in tables_logkit.ALL:
+        model._schema.create_all(safe=False)  # type: ignore[attr-defined]
+    for index in tables_logkit.INDEXES:
+        tx.run(index)
+    tx.run("INSERT INTO counter (name, value) VALUES ('log_agents', 0)")
+
+
+STEPS: tuple[Callable[[Database, Tx], None], ...] = (_foundation, _log_agents)
 
 
 def version(database: Database) -> int:
@@ -43,12 +52,12 @@ def migrate(database: Database) -> list[int]:
         raise Conflict(f"the database has schema {version(database)}, this cloudsched knows {len(STEPS)}: upgrade it first")
     applied = []
     while (done := version(database)) < len(STEPS):
-        database.write(lambda tx, number=done: _apply(database, tx, number))
+        database.write(partial(_apply, database=database, number=done))
         applied.append(done + 1)
     return applied
 
 
-def _apply(database: Database, tx: Tx, number: int) -> None:
+def _apply(tx: Tx, *, database: Database, number: int) -> None:
     if tx.pg:
         tx.run("SELECT pg_advisory_xact_lock(716253)")
     if version(database) != number:

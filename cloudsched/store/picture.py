@@ -47,8 +47,8 @@ def placed_jobs(tx: Tx) -> list[Row]:
 
 def banned_jobs(tx: Tx, at: float) -> list[Row]:
     """(shape_id, id) of queued, Unscheduled jobs under a ban."""
-    return tx.all("SELECT shape_id, id FROM job WHERE ban_until IS NOT NULL AND ban_until > ? AND state = 'queued' AND placed = 0",
-                  (at,))
+    return tx.all("SELECT shape_id, id FROM job WHERE ban_until IS NOT NULL AND ban_until > ? AND state = 'queued' "
+                  "AND placed = 0", (at,))
 
 
 def running_by_shape(tx: Tx) -> dict[int, int]:

@@ -296,7 +296,7 @@ class UserLimit(_Table):
 class CloudAlias(_Table):
     """A name for several clouds."""
 
-    alias = TextField(primary_key=True)
+    name = TextField(primary_key=True, column_name="alias")
     clouds = TextField()
     position = IntegerField(default=0)
 

@@ -113,6 +113,8 @@ def idempotency_key(given: str, caller: Caller) -> str:
 def _check_text(requests: list[submission.JobRequest], prefix: str) -> None:
     for index, request in enumerate(requests):
         files = [item.name for item in request.input_files]
-        for name, values in (*((name, [getattr(request, name)]) for name in _COLUMNS), ("input_files", files)):
-            if any(value and "\0" in value for value in values):
+        texts = {name: [getattr(request, name)] for name in _COLUMNS}
+        texts |= {"input_files": files, "after_ok": request.after_ok, "after_any": request.after_any}
+        for name, values in texts.items():
+            if any(isinstance(value, str) and "\0" in value for value in values):
                 raise Invalid.at(prefix.format(index) + name, "holds a NUL character")

@@ -121,8 +121,8 @@ def _streamed(pieces: Iterator[bytes], leave: Callable[[], None]) -> Response:
                     headers={"X-Accel-Buffering": "no"})
 
 
-@route(blueprint, "/jobs/<raw:job>/files", role="viewer", answer=schemas.page_of(schemas.FileView))
-def list_files(job: str) -> Response:
+@route(blueprint, "/jobs/<raw:job>/files", role="viewer", query=schemas.PageQuery, answer=schemas.page_of(schemas.FileView))
+def list_files(_: dict[str, Any], job: str) -> Response:
     """The output files of a job."""
     return reply({"items": listing.output_files(jobs.find(job)), "next": None})
 

@@ -114,8 +114,8 @@ def list_loops(_: dict[str, Any]) -> Response:
     return reply({"items": health.loops(), "next": None})
 
 
-@route(blueprint, "/config", role="admin", answer=schemas.page_of(schemas.Setting))
-def show_config() -> Response:
+@route(blueprint, "/config", role="admin", query=schemas.PageQuery, answer=schemas.page_of(schemas.Setting))
+def show_config(_: dict[str, Any]) -> Response:
     """The settings in force with their origin, secrets masked."""
     rows = current_app.extensions["settings"].show(origin=True)
     items = [{"key": row[0], "value": _shown(row[0], row[1]), "origin": row[2]} for row in rows]

@@ -59,13 +59,29 @@ class Parser(FlaskParser):
         if not raw.strip():
             return {}
         try:
-            return msgspec.json.decode(raw)
+            found = msgspec.json.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Invalid(f"the body is not JSON: {error}",
                           errors=[FieldError("body", str(error), "a JSON object")]) from None
+        if b"\\u0000" in raw:
+            _check_text(found, "")
+        return found
 
     def handle_error(self, error: Any, req: Any, schema: Any, **_: Any) -> Any:
         raise _invalid(error.normalized_messages(), schema)
+
+
+def _check_text(value: Any, field: str) -> None:
+    """Raise Invalid where a text holds a NUL, which no database column takes."""
+    if isinstance(value, str) and "\0" in value:
+        raise Invalid.at(field or "body", "holds a NUL character")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_text(name, field)
+            _check_text(inner, f"{field}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _check_text(inner, f"{field}[{index}]")
 
 
 class Blueprint(SmorestBlueprint):  # type: ignore[misc]
@@ -220,6 +236,8 @@ def _tags(header: str) -> list[str]:
 def _invalid(messages: Any, schema: Schema) -> Invalid:
     """marshmallow's nested messages as one error per field."""
     found = list(_flat(messages.get("json", messages.get("query", messages)), ""))
+    if "query" in messages:  # `state[0]` is the first of a comma list: its name is enough
+        found = [(field.partition("[")[0], text) for field, text in found]
     errors = [FieldError(field or "body", text, _allowed(text, field, schema)) for field, text in found]
     return Invalid("; ".join(f"{e.field}: {e.message}" for e in errors[:5]), errors=errors[:100])
 

@@ -17,15 +17,15 @@ _BIG = 2**63 - 1
 _WAIT_MOST_S = 300
 
 
-def _time(text: str = "") -> fields.Field:
+def _time(text: str = "") -> fields.Field[Any]:
     return fields.String(allow_none=True, metadata={"format": "date-time", "description": text})
 
 
-def _text(**kw: Any) -> fields.Field:
+def _text(**kw: Any) -> fields.Field[Any]:
     return fields.String(validate=validate.Length(max=1000), **kw)
 
 
-def _maybe(kind: type[fields.Field]) -> fields.Field:
+def _maybe(kind: type[fields.Field[Any]]) -> fields.Field[Any]:
     return kind(allow_none=True)
 
 

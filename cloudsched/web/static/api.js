@@ -1,5 +1,6 @@
 // The page of the API: reads the OpenAPI document and writes it out, without anything from elsewhere.
 "use strict";
+(() => {
 const t = JSON.parse(document.getElementById("strings").textContent);
 const main = document.getElementById("content");
 
@@ -61,3 +62,4 @@ async function draw() {
 }
 
 draw().catch((error) => main.append(el("p", { class: "problem", role: "alert" }, error.message)));
+})();

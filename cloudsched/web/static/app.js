@@ -1,5 +1,6 @@
 // The dashboard: one page, five views, the native API alone. No library, nothing from elsewhere, no markup from strings.
 "use strict";
+(() => {
 const API = "/api/v2";
 const t = JSON.parse(document.getElementById("strings").textContent);
 const main = document.getElementById("content");
@@ -261,5 +262,7 @@ function askKey() {
 }
 
 addEventListener("hashchange", () => { route(); main.focus(); });
-setInterval(() => { if (["", "#/", "#/nodes"].includes(location.hash) && !document.hidden) route(); }, 5000);
+setInterval(() => { if (["", "#/", "#/nodes"].includes(location.hash) && !document.hidden
+  && (document.activeElement === main || !main.contains(document.activeElement))) route(); }, 5000);
 route();
+})();

@@ -11,7 +11,6 @@ import pytest
 from cloudsched.dialects.native.hot import PATH
 from cloudsched.services.caller import ROLES
 
-SAMPLE = {"raw": "999999", "rest": "x"}
 # The two hot routes are answered before Flask; their roles are stated here a second time on purpose.
 HOT = {("GET", PATH): "viewer", ("POST", PATH): "submitter"}
 
@@ -22,7 +21,7 @@ def every_route(api: Any) -> list[tuple[str, str, str | None]]:
     for rule in api.app.flask.url_map.iter_rules():
         if rule.endpoint in ("static", "api-docs.openapi_json"):
             continue
-        path = rule.build({name: SAMPLE["raw"] for name in rule.arguments}, append_unknown=False)[1]
+        path = rule.build(dict.fromkeys(rule.arguments, "999999"), append_unknown=False)[1]
         view = api.app.flask.view_functions[rule.endpoint]
         for method in rule.methods - {"HEAD", "OPTIONS"}:
             found.append((method, path, HOT.get((method, rule.rule), view.role)))

@@ -88,7 +88,10 @@ def test_bad_queries_are_named(api: Any, path: str, field: str) -> None:
     ("/keys", {"name": "x", "role": "king"}, "role"), ("/keys", {"name": "x\0", "role": "admin"}, "name"),
     ("/clouds", {"name": "x", "kind": "moon", "slots": 1}, "kind"), ("/clouds", {"kind": "local"}, "name"),
     ("/clouds", {"name": "x", "kind": "local", "slots": "2"}, "slots"), ("/nodes/tokens", {"uses": 0}, "uses"),
-    ("/nodes/tokens", {"uses": True}, "uses"), ("/nodes/tokens", {"user": ["a"]}, "user"), ("/keys", [1], "body")])
+    ("/nodes/tokens", {"uses": True}, "uses"), ("/nodes/tokens", {"user": "a\0"}, "user"),
+    ("/jobs", {"command": ["x"], "after_ok": ["a\0#1.0#2"]}, "after_ok"), ("/jobs/cancel", {"ids": ["\0"]}, "ids[0]"),
+    ("/agent/join", {"token": "t", "name": "a\0", "profile": {}}, "name"),
+    ("/nodes/tokens", {"user": ["a"]}, "user"), ("/keys", [1], "body")])
 def test_bad_bodies_are_named(api: Any, path: str, body: Any, field: str) -> None:
     found = is_problem(api.post(path, json=body), 400)
     assert any(one["field"].startswith(field) for one in found["errors"]), found
@@ -117,8 +120,8 @@ class Endless(io.RawIOBase):
         return b" " * size
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/api/v2/jobs"), ("POST", "/api/v2/keys"), ("PUT", "/api/v2/jobs/1/files/x"),
-                                              ("POST", "/api/v2/agent/join")])
+@pytest.mark.parametrize(("method", "path"), [("POST", "/api/v2/jobs"), ("POST", "/api/v2/keys"),
+                                              ("PUT", "/api/v2/jobs/1/files/x"), ("POST", "/api/v2/agent/join")])
 @pytest.mark.parametrize("announced", [True, False])
 def test_oversized_bodies_are_not_read(make_api: Callable[..., Any], method: str, path: str, announced: bool) -> None:
     api = make_api(**{"web.max_body_mb": 1})

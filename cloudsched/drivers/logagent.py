@@ -1,0 +1,351 @@
+"""How are log agents called? Many at once, over kept connections, each with a time limit, none waited for by the others.
+
+One event loop in a thread of its own does all the calls of a process. An answer is whatever the agent said; what went
+wrong on the way is a text. Redirects are not followed, proxies not asked, bodies cut off at their limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import resource
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+log = logging.getLogger(__name__)
+
+HEAD_MAX = 64 * 1024
+IDLE_S, IDLE_CHANGE_S, IDLE_PER_HOST = 30.0, 2.0, 4
+TROUBLE_S = 60.0
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\r\n]*)?\r?\n")
+_SAFE = frozenset({"GET", "HEAD"})
+_PIECE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request; `path` is percent-encoded already and is put behind the agent's URL."""
+
+    url: str
+    method: str
+    path: str
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: a status with its body, or (status 0) why nothing usable did."""
+
+    status: int
+    body: bytes = b""
+    error: str = ""
+
+    @property
+    def text(self) -> str:
+        """The body as text, shortened: it goes into messages."""
+        return self.body[:8192].decode("utf-8", "replace").strip()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds and bytes. `total_bytes` is for all answers of one round together."""
+
+    connect_s: float = 3.0
+    concurrent: int = 1000
+    answer_bytes: int = 16 << 20
+    total_bytes: int = 256 << 20
+
+
+class _Refused(Exception):
+    """An answer that cannot be used; the text says why."""
+
+
+class _Round:
+    """One fan-out: when it ends, how many bytes its answers may still have."""
+
+    def __init__(self, until: float, limit_s: float, bytes_left: int) -> None:
+        self.until = until
+        self.limit_s = limit_s
+        self.bytes_left = bytes_left
+
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Place = tuple[str, str, int]
+
+
+class Line:
+    """The connections of one process to its agents. Safe for threads."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self._slots: asyncio.Semaphore | None = None
+        self._idle: dict[Place, list[tuple[float, Streams]]] = {}
+        self._trouble: dict[str, float] = {}
+        self.opened = 0
+
+    def call(self, calls: Sequence[Call], *, limit_s: float) -> list[Answer]:
+        """Make all calls at once; the answers in the same order, after `limit_s` at the latest."""
+        if not calls:
+            return []
+        loop = self._running()
+        return asyncio.run_coroutine_threadsafe(self._all(calls, limit_s), loop).result()
+
+    def close(self) -> None:
+        """Close all connections and end the thread."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None or self._pid != os.getpid():
+            return
+        asyncio.run_coroutine_threadsafe(self._drop_idle(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+        self._loop = self._thread = None
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None or self._pid != os.getpid():
+                self._loop, self._pid, self._idle = asyncio.new_event_loop(), os.getpid(), {}
+                self._slots = asyncio.Semaphore(_most_open(self.limits.concurrent))
+                self._thread = threading.Thread(target=self._loop.run_forever, name="logagent-calls", daemon=True)
+                self._thread.start()
+            return self._loop
+
+    # in the loop
+
+    async def _all(self, calls: Sequence[Call], limit_s: float) -> list[Answer]:
+        now = time.monotonic()
+        told = _Round(now + limit_s, limit_s, self.limits.total_bytes)
+        self._close_old(now)
+        found: list[Answer | None] = [None] * len(calls)
+
+        async def one(index: int) -> None:
+            found[index] = await self._one(calls[index], told)
+
+        # Those in trouble last: when there are more agents than slots, they do not hold up the others.
+        order = sorted(range(len(calls)), key=lambda index: self._trouble.get(calls[index].url, 0.0) > now)
+        await asyncio.gather(*(one(index) for index in order))
+        return [answer or Answer(0, error="not called") for answer in found]
+
+    async def _one(self, call: Call, told: _Round) -> Answer:
+        try:
+            async with asyncio.timeout_at(self._loop_time(told.until)):
+                assert self._slots is not None
+                async with self._slots:
+                    answer = await self._ask(call, told)
+        except TimeoutError:
+            answer = Answer(0, error=f"no answer within {told.limit_s:g} s")
+        except _Refused as error:
+            answer = Answer(0, error=str(error))
+        except (OSError, ValueError, asyncio.IncompleteReadError) as error:
+            answer = Answer(0, error=_transport(error))
+        except Exception as error:  # whatever an agent sends, the others' answers are delivered
+            log.exception("a call to a log agent failed")
+            answer = Answer(0, error=f"{type(error).__name__} while calling it")
+        if answer.status:
+            self._trouble.pop(call.url, None)
+        else:
+            self._trouble[call.url] = time.monotonic() + TROUBLE_S
+        return answer
+
+    def _loop_time(self, until: float) -> float:
+        assert self._loop is not None
+        return self._loop.time() + (until - time.monotonic())
+
+    async def _ask(self, call: Call, told: _Round) -> Answer:
+        parts = urlsplit(call.url)
+        place = (parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        head = _request(call, parts.netloc, parts.path)
+        kept = self._take_idle(place, IDLE_S if call.method in _SAFE else IDLE_CHANGE_S)
+        if kept is not None:
+            with contextlib.suppress(_Closed, ConnectionError):
+                return await self._exchange(kept, place, head, call, told, reused=True)
+        return await self._exchange(await self._open(place), place, head, call, told)
+
+    async def _open(self, place: Place) -> Streams:
+        scheme, host, port = place
+        self.opened += 1
+        secured = _tls() if scheme == "https" else None
+        try:
+            async with asyncio.timeout(self.limits.connect_s):
+                return await asyncio.open_connection(host, port, ssl=secured, limit=HEAD_MAX)
+        except TimeoutError:
+            raise _Refused(f"not reached within {self.limits.connect_s:g} s") from None
+
+    async def _exchange(self, streams: Streams, place: Place, head: bytes, call: Call, told: _Round, *,
+                        reused: bool = False) -> Answer:
+        """One request and its answer. A kept connection that was closed meanwhile raises _Closed (safe calls alone)."""
+        reader, writer = streams
+        good = False
+        try:
+            writer.write(head + call.body)
+            status, fields = await self._head(reader, may_repeat=reused and call.method in _SAFE)
+            body, ended = await self._body(reader, status, fields, told)
+            good = not ended and b"close" not in fields.get(b"connection", b"").lower()
+            return Answer(status, body)
+        finally:
+            if good:
+                self._idle.setdefault(place, []).append((time.monotonic(), streams))
+            else:
+                writer.transport.abort()
+
+    async def _head(self, reader: asyncio.StreamReader, *, may_repeat: bool) -> tuple[int, dict[bytes, bytes]]:
+        while True:
+            try:
+                raw = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError as error:
+                if not error.partial and may_repeat:
+                    raise _Closed from None
+                what = "without an answer" if not error.partial else "within the head of its answer"
+                raise _Refused(f"it closed the connection {what}") from None
+            except asyncio.LimitOverrunError:
+                raise _Refused("its answer is no HTTP, or has too large a head") from None
+            found = _STATUS.match(raw)
+            if found is None:
+                raise _Refused("its answer is no HTTP")
+            status = int(found[1])
+            if status >= 200:
+                return status, _fields(raw[found.end():])
+
+    async def _body(self, reader: asyncio.StreamReader, status: int, fields: dict[bytes, bytes],
+                    told: _Round) -> tuple[bytes, bool]:
+        """(body, the connection ends with it)."""
+        if status in (204, 304):
+            return b"", False
+        if b"chunked" in fields.get(b"transfer-encoding", b"").lower():
+            return await self._chunks(reader, told), False
+        length = fields.get(b"content-length")
+        if length is None:
+            return await self._read(reader, None, told), True
+        if not length.isdigit() or len(length) > 18:
+            raise _Refused("its answer has no usable Content-Length")
+        return await self._read(reader, int(length), told), False
+
+    async def _read(self, reader: asyncio.StreamReader, length: int | None, told: _Round) -> bytes:
+        if length is not None and length > self.limits.answer_bytes:
+            raise self._too_large()
+        pieces, size = [], 0
+        while length is None or size < length:
+            piece = await reader.read(_PIECE if length is None else min(_PIECE, length - size))
+            if not piece:
+                if length is None:
+                    break
+                raise _Refused(f"it closed the connection after {size} of {length} bytes of its answer")
+            size += len(piece)
+            self._account(size, len(piece), told)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def _chunks(self, reader: asyncio.StreamReader, told: _Round) -> bytes:
+        pieces, size = [], 0
+        try:
+            while True:
+                line = (await reader.readuntil(b"\n")).partition(b";")[0].strip()
+                if not re.fullmatch(rb"[0-9A-Fa-f]{1,12}", line):
+                    raise _Refused("its answer is not chunked as it says")
+                wanted = int(line, 16)
+                if wanted == 0:
+                    while (await reader.readuntil(b"\n")).strip():
+                        pass
+                    return b"".join(pieces)
+                if size + wanted > self.limits.answer_bytes:
+                    raise self._too_large()
+                size += wanted
+                self._account(size, wanted, told)
+                pieces.append(await reader.readexactly(wanted))
+                await reader.readuntil(b"\n")
+        except asyncio.IncompleteReadError:
+            raise _Refused("it closed the connection half-way through its answer") from None
+        except asyncio.LimitOverrunError:
+            raise _Refused("its answer is not chunked as it says") from None
+
+    def _account(self, size: int, more: int, told: _Round) -> None:
+        told.bytes_left -= more
+        if size > self.limits.answer_bytes:
+            raise self._too_large()
+        if told.bytes_left < 0:
+            raise _Refused(f"the answers of all agents together are larger than {self.limits.total_bytes >> 20} MiB")
+
+    def _too_large(self) -> _Refused:
+        return _Refused(f"its answer is larger than {self.limits.answer_bytes >> 20} MiB")
+
+    # kept connections
+
+    def _take_idle(self, place: Place, most_s: float) -> Streams | None:
+        kept = self._idle.get(place, [])
+        while kept:
+            since, (reader, writer) = kept.pop()
+            if time.monotonic() - since < most_s and not reader.at_eof() and not writer.is_closing():
+                return reader, writer
+            writer.transport.abort()
+        return None
+
+    def _close_old(self, now: float) -> None:
+        for place, kept in list(self._idle.items()):
+            fresh = [one for one in kept[-IDLE_PER_HOST:] if now - one[0] < IDLE_S and not one[1][0].at_eof()]
+            for one in kept:
+                if one not in fresh:
+                    one[1][1].transport.abort()
+            if fresh:
+                self._idle[place] = fresh
+            else:
+                del self._idle[place]
+        if len(self._trouble) > 100_000:
+            self._trouble = {url: until for url, until in self._trouble.items() if until > now}
+
+    async def _drop_idle(self) -> None:
+        for kept in self._idle.values():
+            for _, (_, writer) in kept:
+                writer.transport.abort()
+        self._idle = {}
+        await asyncio.sleep(0)
+
+
+class _Closed(Exception):
+    """A kept connection had been closed by the other side before it took the request."""
+
+
+def _request(call: Call, netloc: str, base: str) -> bytes:
+    length = f"Content-Length: {len(call.body)}\r\n" if call.body or call.method not in _SAFE else ""
+    return (f"{call.method} {base}{call.path} HTTP/1.1\r\nHost: {netloc}\r\nContent-Type: application/json\r\n"
+            f"Accept-Encoding: identity\r\nUser-Agent: cloudsched\r\n{length}\r\n").encode("utf-8", "replace")
+
+
+def _fields(raw: bytes) -> dict[bytes, bytes]:
+    found = {}
+    for line in raw.split(b"\n"):
+        name, colon, value = line.partition(b":")
+        if colon:
+            found[name.strip().lower()] = value.strip()
+    return found
+
+
+def _transport(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error}"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, ConnectionError):
+        return "it closed the connection"
+    if isinstance(error, OSError) and error.strerror:
+        return str(error.strerror)
+    return str(error)[:300] or type(error).__name__
+
+
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+def _most_open(wanted: int) -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // 2))

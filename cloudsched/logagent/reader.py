@@ -1,0 +1,362 @@
+"""What is there to read, in which file, from where? Follows files through rotation, truncation and restarts.
+
+Every scan compares the names that match with the generations known by inode:
+
+* known inode, other name: renamed; reading goes on.
+* a known generation's name is gone or has another inode: rotated away or deleted; it is read to its end first.
+* shorter than what was read, or other bytes before the position: truncated in place (copy-truncate). The copy, found by
+  both fingerprints, is read from the old position; the name starts again at 0.
+* generations that came and went unseen are found beside the name, by their rotated names and times.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+import time
+from dataclasses import dataclass, field
+
+from cloudsched.logagent import disk, log
+from cloudsched.logagent.generation import (
+    GUARD_BYTES,
+    QUIET_S,
+    Generation,
+    Position,
+    Replaced,
+    Saved,
+    begins_like,
+    key_of,
+)
+from cloudsched.logagent.lines import Framing
+from cloudsched.logagent.rotation import find_copy, find_inode, is_rotated, missed, neighbours
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Dict
+
+    from cloudsched.logagent.generation import Chunk, Key
+    from cloudsched.logagent.rotation import Found
+
+    Positions = Dict[Generation, Position]
+
+SCAN_S = 0.5
+FINISHED_S = 5.0
+COPYING_S = 30.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a reader was told. `pattern` is one path (`literal`) or a glob."""
+
+    pattern: str
+    literal: bool = True
+    newest: bool = False
+    hidden: bool = False
+    ignored_suffixes: tuple[str, ...] = ()
+    scan_s: float = SCAN_S
+    expire_s: float = 0.0
+    max_open_files: int = 256
+    framing: Framing = field(default_factory=Framing)
+
+
+class FileReader:
+    """Generations of one source. Used by one thread."""
+
+    def __init__(self, source: Source, checkpoint: str) -> None:
+        self.source, self._checkpoint = source, checkpoint
+        self.records_before = 0
+        self._live: dict[Key, Generation] = {}
+        self._finished: dict[Key, Generation] = {}
+        self._waiting: dict[Key, float] = {}
+        self._next_scan = 0.0
+        self._fresh = True
+        self._dirty = False
+
+    def restore(self) -> None:
+        """Find again what the checkpoint speaks of. Without one, everything is new."""
+        value = _load(self._checkpoint)
+        if value is None:
+            return
+        self._fresh = False
+        self.records_before = int(value.get("records", 0))
+        saved_files = [Saved.parse(item) for item in value.get("files", [])]
+        for saved in saved_files:
+            found = self._refind(saved)
+            if found is not None and found.key not in self._live:
+                self._live[found.key] = found
+            elif found is None:
+                log.say("warning", "a file of the checkpoint is gone or was replaced", path=saved.path, offset=saved.offset)
+                self._live_missed(saved)
+        for generation in list(self._live.values()):
+            if generation.moved or generation.location != generation.path:
+                self._adopt_missed(generation)
+
+    def poll(self) -> Iterator[Chunk]:
+        """Chunks that can be had now, in turn from each file with something new."""
+        now = time.monotonic()
+        if now >= self._next_scan:
+            self._next_scan = now + self.source.scan_s
+            self._scan(now)
+        # What was rotated away comes first: older lines before newer ones.
+        for generation in sorted(self._live.values(), key=lambda item: (not item.moved, item.mtime_ns if item.moved else 0)):
+            try:
+                chunk = self._next(generation, time.monotonic())
+            except Replaced:
+                self._replaced(generation)
+                continue
+            if chunk is not None:
+                yield chunk
+
+    def acknowledge(self, positions: Positions) -> None:
+        """All senders have these records: the positions may be written down."""
+        for generation, position in positions.items():
+            generation.acked = position
+        self._dirty = True
+
+    def save(self, records: int) -> None:
+        """Write the checkpoint, if anything was acknowledged or discovered since."""
+        if not self._dirty:
+            return
+        files = [generation.saved() for table in (self._finished, self._live) for generation in table.values()]
+        disk.write_json(self._checkpoint, {"version": 1, "records": records, "files": files})
+        self._dirty = False
+
+    def lag(self) -> tuple[int, int]:
+        """(bytes not acknowledged, bytes in all files)."""
+        live = list(self._live.values())
+        return (sum(max(0, item.size - item.acked.offset) for item in live), sum(item.size for item in live))
+
+    def opened(self) -> int:
+        return sum(item.fd is not None for item in self._live.values())
+
+    def close(self) -> None:
+        for generation in self._live.values():
+            generation.close()
+
+    # ---- finding files
+
+    def _scan(self, now: float) -> None:
+        found = self._matching()
+        fresh, self._fresh = self._fresh, False
+        new: list[Found] = []
+        for key, (path, state) in found.items():
+            generation = self._live.get(key)
+            if generation is None:
+                new.append((path, state))
+            elif generation.location != path or generation.moved:
+                generation.path = generation.location = path
+                generation.moved, self._dirty = False, True
+        for generation in list(self._live.values()):
+            if generation.key not in found:
+                self._left(generation, now)
+        for path, state in sorted(new, key=lambda item: (item[1].st_mtime_ns, item[0])):
+            self._discover(path, state, newest=fresh and self.source.newest, now=now)
+        if self._dirty and new:
+            # Written before the first byte is read: a file rotated away while we are down is then looked for.
+            self.save(self.records_before)
+
+    def _matching(self) -> dict[Key, Found]:
+        pattern, found = self.source.pattern, {}
+        paths = [pattern] if self.source.literal else glob.glob(pattern, recursive=True)
+        for path in sorted(paths):
+            if not self.source.literal and self._ignored(path):
+                continue
+            try:
+                state = os.stat(path)
+            except OSError:
+                continue
+            if stat.S_ISREG(state.st_mode):
+                found.setdefault(key_of(state), (path, state))
+        return found
+
+    def _ignored(self, path: str) -> bool:
+        name = os.path.basename(path)
+        return (name.startswith(".") and not self.source.hidden) or name.endswith(self.source.ignored_suffixes)
+
+    def _discover(self, path: str, state: os.stat_result, *, newest: bool, now: float) -> None:
+        key = key_of(state)
+        before = self._finished.pop(key, None)
+        if before is not None and begins_like(path, before.head, before.read):
+            self._live[key] = before
+            before.path = before.location = path
+            return
+        if self._may_be_copy(path, key, now):
+            return
+        self._waiting.pop(key, None)
+        self._adopt(path, state, offset=state.st_size if newest else 0)
+
+    def _adopt(self, path: str, state: os.stat_result, *, offset: int = 0, named: str = "") -> Generation:
+        generation = Generation(named or path, key=key_of(state))
+        generation.location, generation.mtime_ns = path, state.st_mtime_ns
+        if generation.open() and offset:
+            assert generation.fd is not None
+            length = min(GUARD_BYTES, offset)
+            guard = os.pread(generation.fd, length, offset - length)
+            generation.read = generation.acked = Position(offset, guard)
+        self._live[generation.key] = generation
+        self._dirty = True
+        return generation
+
+    def _may_be_copy(self, path: str, key: Key, now: float) -> bool:
+        """A file that begins like a live one and is named after it: copy-truncate is at work; wait for the truncation."""
+        for other in self._live.values():
+            if not other.moved and other.read.offset and is_rotated(path, other.path):
+                if begins_like(path, other.head, other.read) is not False:
+                    return now - self._waiting.setdefault(key, now) < COPYING_S
+        return False
+
+    # ---- files that went
+
+    def _left(self, generation: Generation, now: float) -> None:
+        """Its name is gone or another's. What we still hold or can find is read to the end."""
+        if not generation.moved:
+            generation.moved, generation.used_at, self._dirty = True, now, True
+            if not generation.nameless():
+                generation.location = find_inode(generation.path, generation.key[1]) or generation.location
+            self._adopt_missed(generation)
+        if generation.fd is None and not generation.open():
+            self._forget(generation)
+            return
+        done = generation.look(now) == 0 if not generation.gone else True
+        # A writer may go on in the renamed file until it reopens.
+        if done and now - max(generation.grown_at, generation.used_at) > max(FINISHED_S, QUIET_S):
+            self._finish(generation)
+
+    def _finish(self, generation: Generation) -> None:
+        if generation.acked != generation.read:
+            return
+        nameless = generation.nameless()
+        self._forget(generation)
+        if not nameless:
+            self._finished[generation.key] = generation
+            self._prune(generation.path)
+
+    def _forget(self, generation: Generation) -> None:
+        generation.close()
+        self._live.pop(generation.key, None)
+        self._dirty = True
+
+    def _prune(self, path: str) -> None:
+        """Finished generations are remembered while their file exists."""
+        folder = os.path.dirname(path)
+        there = {key_of(state) for _, state in neighbours(path)}
+        for key, item in list(self._finished.items()):
+            if os.path.dirname(item.path) == folder and key not in there:
+                del self._finished[key]
+
+    def _replaced(self, old: Generation) -> None:
+        """Truncated in place: the rest of the old bytes is in a copy, if anywhere; the name begins again."""
+        log.say("info", "file was truncated", path=old.path, offset=old.read.offset)
+        fd, old.fd = old.fd, None
+        self._live.pop(old.key, None)
+        copy = find_copy(old.path, old.head, old.read, self._known() | {old.key})
+        new = Generation(old.path, key=old.key)
+        new.location, new.fd, new.mtime_ns = old.location, fd, old.mtime_ns
+        new.moved = old.moved
+        if copy is not None:
+            self._waiting.pop(key_of(copy[1]), None)
+            old.location, old.key, old.moved, old.grown_at = copy[0], key_of(copy[1]), True, 0.0
+            self._live[old.key] = old
+        self._live[new.key] = new
+        self._adopt_missed(old, besides=new.key)
+        self._dirty = True
+
+    def _adopt_missed(self, generation: Generation, besides: Key | None = None) -> None:
+        known = self._known() | {generation.key} | ({besides} if besides else set())
+        current = _key_at(generation.path)
+        for path, state in missed(generation, known | ({current} if current else set())):
+            log.say("info", "a generation rotated away unseen is read", path=path)
+            self._adopt(path, state, named=generation.path).moved = True
+
+    def _known(self) -> set[Key]:
+        return set(self._live) | set(self._finished)
+
+    # ---- reading
+
+    def _next(self, generation: Generation, now: float) -> Chunk | None:
+        if not generation.look(now):
+            self._close_idle(generation, now)
+            return None
+        if generation.fd is None and not self._room():
+            return None
+        if not generation.open():
+            return None
+        return generation.next(self.source.framing, now)
+
+    def _room(self) -> bool:
+        """May one more file be opened? Closes the one at its end that was unused longest."""
+        opened = [item for item in self._live.values() if item.fd is not None]
+        if len(opened) < self.source.max_open_files:
+            return True
+        idle = [item for item in opened if not item.moved and item.read.offset >= item.size]
+        if not idle:
+            return False
+        min(idle, key=lambda item: item.used_at).close()
+        return True
+
+    def _close_idle(self, generation: Generation, now: float) -> None:
+        expire = self.source.expire_s
+        if expire and not generation.moved and generation.fd is not None:
+            if now - max(generation.used_at, generation.grown_at) > expire:
+                generation.close()
+
+    # ---- restoring
+
+    def _refind(self, saved: Saved) -> Generation | None:
+        """At its path, elsewhere in the folder with its inode, or as a copy that has our position."""
+        if _inode_at(saved.path) == saved.inode:
+            found = saved.fits(saved.path)
+            if found is not None:
+                found.moved = False
+                return found
+        else:
+            moved_to = find_inode(saved.path, saved.inode)
+            found = saved.fits(moved_to) if moved_to else None
+            if found is not None:
+                found.moved = True
+                return found
+        return self._copy_of(saved)
+
+    def _copy_of(self, saved: Saved) -> Generation | None:
+        if not saved.offset:
+            return None
+        for path, _ in neighbours(saved.path):
+            if path != saved.path and os.path.basename(path).startswith(os.path.basename(saved.path)):
+                found = saved.fits(path)
+                if found is not None and found.key not in self._live:
+                    found.moved = True
+                    return found
+        return None
+
+    def _live_missed(self, saved: Saved) -> None:
+        """The generation itself is lost; what followed it may still be there."""
+        ghost = Generation(saved.path, key=(-1, -1))
+        ghost.mtime_ns = saved.mtime_ns
+        self._adopt_missed(ghost)
+
+
+def _load(path: str) -> dict[str, Any] | None:
+    try:
+        value = disk.read_json(path)
+        if value is not None:
+            for item in value["files"]:
+                Saved.parse(item)
+        return value  # type: ignore[no-any-return]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        # Reading again from the start duplicates; skipping would lose.
+        log.say("error", "the checkpoint cannot be read; starting from the configured start", path=path, error=str(error))
+        return None
+
+
+def _inode_at(path: str) -> int:
+    key = _key_at(path)
+    return key[1] if key else -1
+
+
+def _key_at(path: str) -> Key | None:
+    try:
+        return key_of(os.stat(path))
+    except OSError:
+        return None

@@ -1,0 +1,78 @@
+"""Where did a rotated file go, and what was written and rotated away while nobody looked?"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+from cloudsched.logagent.generation import begins_like, key_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Optional, Tuple
+
+    from cloudsched.logagent.generation import Generation, Key, Position
+
+    Found = Tuple[str, os.stat_result]
+
+# app.log.1, app.log-20261122, app.log.2026-11-22_10, app.log.old; not app.log.wf, which is a log of its own.
+ROTATED = re.compile(r"[._-](\d[\dT:._-]*|old|bak|prev)")
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4")
+
+
+def neighbours(path: str) -> Iterator[Found]:
+    """Regular files in the folder of `path` and, when it is a link, in the folder of its target."""
+    for folder in sorted({os.path.dirname(path) or ".", os.path.dirname(os.path.realpath(path)) or "."}):
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue
+        for name in names:
+            full = os.path.join(folder, name)
+            try:
+                state = os.lstat(full)
+            except OSError:
+                continue
+            if stat.S_ISREG(state.st_mode):
+                yield full, state
+
+
+def find_inode(path: str, inode: int) -> Optional[str]:
+    """Where in the folder of `path` the file with this inode lies now."""
+    return next((full for full, state in neighbours(path) if state.st_ino == inode), None)
+
+
+def find_copy(path: str, head: bytes, position: Position, known: set[Key]) -> Optional[Found]:
+    """The copy that copy-truncate made of the file at `path`: named after it, begins alike, and has our position."""
+    if not position.offset:
+        return None
+    for full, state in related(path):
+        if key_of(state) not in known and begins_like(full, head, position):
+            return full, state
+    return None
+
+
+def missed(generation: Generation, known: set[Key]) -> list[Found]:
+    """Generations that were written after this one and rotated away unseen, oldest first."""
+    found = [
+        (full, state) for full, state in related(generation.path)
+        if state.st_mtime_ns >= generation.mtime_ns and key_of(state) not in known and is_rotated(full, generation.path)
+    ]  # fmt: skip
+    return sorted(found, key=lambda item: item[1].st_mtime_ns)
+
+
+def related(path: str) -> Iterator[Found]:
+    """Files named after `path`: its name and something behind it."""
+    name = os.path.basename(path)
+    for full, state in neighbours(path):
+        other = os.path.basename(full)
+        if other != name and other.startswith(name):
+            yield full, state
+
+
+def is_rotated(path: str, of: str) -> bool:
+    """Is `path` named like a rotated, unpacked `of`?"""
+    name, base = os.path.basename(path), os.path.basename(of)
+    return name.startswith(base) and ROTATED.fullmatch(name[len(base) :]) is not None and not name.endswith(PACKED)
