@@ -15,7 +15,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from cloudsched import clock
 from cloudsched.app import start
-from cloudsched.settings import Settings
+from cloudsched.settings import Settings, keys_always
 
 log = logging.getLogger(__name__)
 SERVER_FILE = "server.json"
@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     start.die_with_parent()
     start.make_state_dir(settings)
     start.prepare(settings)
+    _make_first_key(settings)
     _close()
     try:
         Server(settings).run()
@@ -119,6 +120,14 @@ def run(args: argparse.Namespace) -> int:
             os.remove(os.path.join(settings.state.dir, SERVER_FILE))
         return int(end.code or 0) if isinstance(end.code, int) else 1
     return 0
+
+
+def _make_first_key(settings: Settings) -> None:
+    """Where keys are always asked for, somebody must be able to make the first one."""
+    if settings.access.require_keys == "yes" or keys_always(settings):
+        from cloudsched.services import keys
+
+        log.info("the admin key is in %s", keys.ensure_admin_key_file(settings.state.dir))
 
 
 def _close() -> None:

@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+Fence = frozenset[Any]
+NATIVE: Fence = frozenset({"checks by itself"})
 
 
 def make(settings: Settings) -> Application:
@@ -26,10 +28,10 @@ def make(settings: Settings) -> Application:
         "native": native.make_app,
         "logkit": logkit.make_app,
     }
-    answers: dict[str, tuple[Application, frozenset[Any] | None]] = {}
+    answers: dict[str, tuple[Application, Fence]] = {}
     for listener in settings.listeners():
         networks = getattr(settings.access, f"{listener.dialect}_networks")
-        fenced = _parsed(networks) if networks or listener.dialect != "native" else None
+        fenced = NATIVE if listener.dialect == "native" else _parsed(networks)
         answers[str(listener.port)] = (makers[listener.name](settings), fenced)
     return _Front(answers, max_body=settings.web.max_body_mb << 20)
 
@@ -37,7 +39,7 @@ def make(settings: Settings) -> Application:
 class _Front:
     """The door: address, size, port; then the dialect's own application."""
 
-    def __init__(self, answers: dict[str, tuple[Application, frozenset[Any] | None]], *, max_body: int) -> None:
+    def __init__(self, answers: dict[str, tuple[Application, Fence]], *, max_body: int) -> None:
         self._answers = answers
         self._max_body = max_body
         self._allowed: dict[tuple[str, str], bool] = {}
@@ -48,7 +50,9 @@ class _Front:
         if found is None:
             return _plain(start_response, "404 Not Found", "no dialect answers on this port")
         application, networks = found
-        if networks is not None and not self._may_call(environ.get("REMOTE_ADDR", ""), port, networks):
+        if networks is NATIVE:  # it checks address and size itself, and says what is wrong as a problem
+            return application(environ, start_response)
+        if not self._may_call(environ.get("REMOTE_ADDR", ""), port, networks):
             return _plain(start_response, "403 Forbidden", "this address may not call this port")
         length = environ.get("CONTENT_LENGTH") or "0"
         if not length.isdigit():

@@ -125,6 +125,7 @@ class Job:
     batch_id: int
     proc: int
     name: str
+    label: str
     user: str
     org: str
     kind: str

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 log = logging.getLogger(__name__)
@@ -188,7 +189,9 @@ class Line:
         reader, writer = streams
         good = False
         try:
-            writer.write(head + call.body)
+            writer.write(head)
+            if call.body:
+                writer.write(call.body)
             status, fields = await self._head(reader, may_repeat=reused and call.method in _SAFE)
             body, ended = await self._body(reader, status, fields, told)
             good = not ended and b"close" not in fields.get(b"connection", b"").lower()
@@ -342,6 +345,7 @@ def _transport(error: BaseException) -> str:
     return str(error)[:300] or type(error).__name__
 
 
+@lru_cache(maxsize=1)
 def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 

@@ -18,7 +18,7 @@ from cloudsched.engine.places import Places, note_unreachable
 from cloudsched.engine.requests import Rooms, candidates_of, request_node
 from cloudsched.errors import CloudschedError
 from cloudsched.services import lifecycle, snapshot
-from cloudsched.services.agents import digest
+from cloudsched.services.agent_rules import digest
 from cloudsched.store import boots as kept
 from cloudsched.store import clouds, nodes, shapes
 from cloudsched.store.db import Tx, write

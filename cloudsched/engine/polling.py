@@ -91,7 +91,7 @@ class Poller:
             if seen is None:  # not asked: what was seen before is neither confirmed nor forgotten
                 found.update({key: count for key, count in self._strays.items() if key[0] == cloud.id})
             for name, machine in (seen or {}).items():
-                if not self._is_stray(name):
+                if not self._is_stray(machine):
                     continue
                 count = found[cloud.id, name] = self._strays.get((cloud.id, name), 0) + 1
                 if count >= 2:
@@ -99,9 +99,10 @@ class Poller:
         self._strays = found
         return gone
 
-    def _is_stray(self, name: str) -> bool:
-        node = nodes.by_name(name)
-        return node is None or node.state in ("gone", "failed")
+    def _is_stray(self, machine: Machine) -> bool:
+        """A machine that nobody wants; one that was released is somebody else's while it lives."""
+        node = nodes.by_name(machine.name)
+        return node is None or node.state in ("gone", "failed") or (node.state == "released" and machine.state == SHUTDOWN)
 
 
 def _ask(cloud: Cloud, driver: Driver) -> Mapping[str, Machine] | None:

@@ -14,8 +14,8 @@ from cloudsched.engine.places import Places
 from cloudsched.engine.polling import Poller
 from cloudsched.engine.pool import ExternalPool
 from cloudsched.engine.upkeep import Upkeep
-from cloudsched.services import lifecycle
-from cloudsched.services.agents import instance_id
+from cloudsched.services import lifecycle, operations
+from cloudsched.services.agent_rules import instance_id
 from cloudsched.settings import Settings
 from cloudsched.store import clouds, events, nodes, system
 from cloudsched.store.db import Tx, write
@@ -56,7 +56,8 @@ class Engine:
             Loop("upkeep", 1.0, self.keep_up),
             Loop("retention", 300.0, self.upkeep.forget),
             Loop("sweep", every.sweep_interval_s, self.poller.sweep),
-            Loop(f"workers:{self.holder}", 0.1, self.workers.tick, led=False),
+            Loop("operations", 0.5, lambda: operations.work(self.holder), led=False),
+            Loop("workers", 0.1, self.workers.tick, led=False),
         ]
 
     def start(self) -> None:
@@ -68,9 +69,8 @@ class Engine:
         """Say that this process is here, and that an external queue is to be read before anything is taken away."""
         lease_s, word = self.settings.engine.lease_s, "waiting" if self.pool else "off"
         write(lambda tx: system.take_lease(tx, PRESENCE + self.holder, self.holder, at=clock.now(), lease_s=lease_s))
-        if not (self.pool and self._others()):
-            for key in (QUEUE, MACHINES):
-                write(lambda tx, key=key: system.put_setting(tx, key, word))  # type: ignore[misc]
+        for key in (QUEUE, MACHINES):
+            write(lambda tx, key=key: system.put_setting(tx, key, word))  # type: ignore[misc]
 
     def poll_jobs(self) -> None:
         """JobPoller (contract 7.2)."""

@@ -38,8 +38,12 @@ class Position:
     offset: int = 0
     guard: bytes = b""
 
-    def after(self, data: bytes) -> Position:
-        return Position(self.offset + len(data), (self.guard + data[-GUARD_BYTES:])[-GUARD_BYTES:])
+    def after(self, data: bytes, length: int) -> Position:
+        """The position when the first `length` bytes of `data` are delivered."""
+        return Position(self.offset + length, (self.guard + data[max(0, length - GUARD_BYTES) : length])[-GUARD_BYTES:])
+
+
+START = Position()
 
 
 class Chunk:
@@ -52,18 +56,17 @@ class Chunk:
         self.taken = 0
 
     def position(self, count: int) -> Position:
-        return self._start.after(self._body[: self.records.end(count)])
+        return self._start.after(self._body, self.records.end(count))
 
 
 class Generation:
     """One file, wherever it was moved to. `read` runs ahead of `acked`; only `acked` is written down."""
 
-    def __init__(self, path: str, *, key: Key, position: Position = Position(), head: bytes = b"") -> None:
+    def __init__(self, path: str, *, key: Key, position: Position = START, head: bytes = b"") -> None:
         self.path = self.location = path
         self.key, self.head = key, head
         self.read = self.acked = position
         self.moved = False
-        self.gone = False
         self.fd: Optional[int] = None
         self.size = 0
         self.mtime_ns = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,15 +37,12 @@ class Records:
         self.size = ends[-1] if ends else len(data)
 
     def end(self, count: int) -> int:
-        """Bytes taken by the first `count` records; counted only when a batch ends inside."""
+        """Bytes taken by the first `count` records; where each ends is found only when a batch ends inside."""
         if count >= len(self.texts):
             return self.size
-        if self._ends is not None:
-            return self._ends[count - 1] if count else 0
-        at = 0
-        for _ in range(count):
-            at = self._data.index(b"\n", at) + 1
-        return at
+        if self._ends is None:
+            self._ends = list(accumulate(map(len, _split(self._data))))
+        return self._ends[count - 1] if count else 0
 
 
 def cut(data: bytes, framing: Framing, *, complete: bool, quiet: bool) -> Optional[Records]:
@@ -113,11 +111,7 @@ def _character_end(data: bytes, limit: int) -> int:
 
 
 def _decoded(pieces: list[bytes], encoding: str) -> Records:
-    ends, at = [], 0
-    for piece in pieces:
-        at += len(piece)
-        ends.append(at)
-    return Records(b"", [piece.decode(encoding, "replace") for piece in pieces], ends)
+    return Records(b"", [piece.decode(encoding, "replace") for piece in pieces], list(accumulate(map(len, pieces))))
 
 
 def _multi_line(data: bytes, framing: Framing, *, complete: bool, quiet: bool) -> Optional[Records]:

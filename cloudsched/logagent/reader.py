@@ -29,7 +29,7 @@ from cloudsched.logagent.generation import (
     key_of,
 )
 from cloudsched.logagent.lines import Framing
-from cloudsched.logagent.rotation import find_copy, find_inode, is_rotated, missed, neighbours
+from cloudsched.logagent.rotation import find_copy, find_inode, is_rotated, missed, neighbours, related
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class FileReader:
 
     def __init__(self, source: Source, checkpoint: str) -> None:
         self.source, self._checkpoint = source, checkpoint
-        self.records_before = 0
+        self.records = 0
         self._live: dict[Key, Generation] = {}
         self._finished: dict[Key, Generation] = {}
         self._waiting: dict[Key, float] = {}
@@ -80,18 +80,21 @@ class FileReader:
         if value is None:
             return
         self._fresh = False
-        self.records_before = int(value.get("records", 0))
-        saved_files = [Saved.parse(item) for item in value.get("files", [])]
-        for saved in saved_files:
-            found = self._refind(saved)
-            if found is not None and found.key not in self._live:
+        self.records = int(value.get("records", 0))
+        files = [Saved.parse(item) for item in value.get("files", [])]
+        lost = []
+        for saved in files:
+            found = self._refind(saved, {item.inode for item in files})
+            if found is None:
+                lost.append(saved)
+            elif found.key not in self._live:
                 self._live[found.key] = found
-            elif found is None:
-                log.say("warning", "a file of the checkpoint is gone or was replaced", path=saved.path, offset=saved.offset)
-                self._live_missed(saved)
+        # Only now is everything known that was read before; what else was rotated since is new.
         for generation in list(self._live.values()):
-            if generation.moved or generation.location != generation.path:
+            if generation.moved:
                 self._adopt_missed(generation)
+        for saved in lost:
+            self._mourn(saved)
 
     def poll(self) -> Iterator[Chunk]:
         """Chunks that can be had now, in turn from each file with something new."""
@@ -109,18 +112,19 @@ class FileReader:
             if chunk is not None:
                 yield chunk
 
-    def acknowledge(self, positions: Positions) -> None:
+    def acknowledge(self, positions: Positions, records: int) -> None:
         """All senders have these records: the positions may be written down."""
+        self.records += records
         for generation, position in positions.items():
             generation.acked = position
         self._dirty = True
 
-    def save(self, records: int) -> None:
+    def save(self) -> None:
         """Write the checkpoint, if anything was acknowledged or discovered since."""
         if not self._dirty:
             return
         files = [generation.saved() for table in (self._finished, self._live) for generation in table.values()]
-        disk.write_json(self._checkpoint, {"version": 1, "records": records, "files": files})
+        disk.write_json(self._checkpoint, {"version": 1, "records": self.records, "files": files})
         self._dirty = False
 
     def lag(self) -> tuple[int, int]:
@@ -153,9 +157,10 @@ class FileReader:
                 self._left(generation, now)
         for path, state in sorted(new, key=lambda item: (item[1].st_mtime_ns, item[0])):
             self._discover(path, state, newest=fresh and self.source.newest, now=now)
-        if self._dirty and new:
+        if new or fresh:
             # Written before the first byte is read: a file rotated away while we are down is then looked for.
-            self.save(self.records_before)
+            self._dirty = True
+            self.save()
 
     def _matching(self) -> dict[Key, Found]:
         pattern, found = self.source.pattern, {}
@@ -219,7 +224,11 @@ class FileReader:
         if generation.fd is None and not generation.open():
             self._forget(generation)
             return
-        done = generation.look(now) == 0 if not generation.gone else True
+        try:
+            done = generation.look(now) == 0
+        except Replaced:
+            self._forget(generation)
+            return
         # A writer may go on in the renamed file until it reopens.
         if done and now - max(generation.grown_at, generation.used_at) > max(FINISHED_S, QUIET_S):
             self._finish(generation)
@@ -304,7 +313,7 @@ class FileReader:
 
     # ---- restoring
 
-    def _refind(self, saved: Saved) -> Generation | None:
+    def _refind(self, saved: Saved, inodes: set[int]) -> Generation | None:
         """At its path, elsewhere in the folder with its inode, or as a copy that has our position."""
         if _inode_at(saved.path) == saved.inode:
             found = saved.fits(saved.path)
@@ -317,21 +326,23 @@ class FileReader:
             if found is not None:
                 found.moved = True
                 return found
-        return self._copy_of(saved)
+        return self._copy_of(saved, inodes)
 
-    def _copy_of(self, saved: Saved) -> Generation | None:
+    def _copy_of(self, saved: Saved, inodes: set[int]) -> Generation | None:
         if not saved.offset:
             return None
-        for path, _ in neighbours(saved.path):
-            if path != saved.path and os.path.basename(path).startswith(os.path.basename(saved.path)):
+        for path, state in related(saved.path):
+            if state.st_ino not in inodes:
                 found = saved.fits(path)
                 if found is not None and found.key not in self._live:
                     found.moved = True
                     return found
         return None
 
-    def _live_missed(self, saved: Saved) -> None:
-        """The generation itself is lost; what followed it may still be there."""
+    def _mourn(self, saved: Saved) -> None:
+        """The generation itself is gone; what followed it may still be there."""
+        if not saved.moved:
+            log.say("warning", "a file of the checkpoint is gone or was replaced", path=saved.path, offset=saved.offset)
         ghost = Generation(saved.path, key=(-1, -1))
         ghost.mtime_ns = saved.mtime_ns
         self._adopt_missed(ghost)

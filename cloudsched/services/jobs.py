@@ -75,7 +75,7 @@ def _submit(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int,
     made = Submitted([row[0] for row in rows], [row[2] for row in rows])
     if idempotency is not None:
         system.answer(tx, idempotency[0], status=201, body=_encode(made).decode())
-    return made, Counter(row[9] for row in rows if row[10] == "queued")
+    return made, Counter(row[10] for row in rows if row[11] == "queued")
 
 
 def _earlier(row: tuple[Any, ...], idempotency: tuple[str, str]) -> Submitted:
@@ -103,7 +103,7 @@ def _rows(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int, at
         user = _user(request, caller)
         shape_id = _shape(tx, request, user, defaults, shape_ids)
         contents, waits_for_files = _contents(request)
-        attributes = _attributes(request)
+        attributes = _encode(request.attributes).decode() if request.attributes else "{}"
         sizes = {name: len(data) for name, data in contents}
         for index in _indices(request):
             proc = number - first
@@ -113,7 +113,7 @@ def _rows(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int, at
                 wanted.append((number, FILES, "files"))
             state = "held" if request.hold else "pending" if wanted else "queued"
             rows.append((
-                number, "queue", key, batch, proc, request.name or request.batch, user, caller.org, request.kind, shape_id,
+                number, "queue", key, batch, proc, request.name, request.batch, user, caller.org, request.kind, shape_id,
                 state, request.priority, request.max_retries, request.backoff_s, request.time_limit_s, len(wanted),
                 request.depends_fail, None, at, at if state == "queued" else None,
                 _spec(request, defaults, key, user, index, sizes), attributes, None))
@@ -192,13 +192,6 @@ def _contents(request: JobRequest) -> tuple[list[tuple[str, bytes]], bool]:
     return given, missing
 
 
-def _attributes(request: JobRequest) -> str:
-    kept = dict(request.attributes)
-    if request.batch:
-        kept["batch"] = request.batch
-    return _encode(kept).decode() if kept else "{}"
-
-
 def _indices(request: JobRequest) -> Sequence[int | None]:
     if request.array is None:
         return (None,)
@@ -209,16 +202,18 @@ def _needs(tx: Tx, request: JobRequest, number: int, starts: Sequence[range]) ->
     found: dict[int, str] = {}
     for kind, references in (("any", request.after_any), ("ok", request.after_ok)):
         for reference in references:
-            for on in _resolve(tx, reference, starts):
+            for on in _resolve(reference, starts, field=f"after_{kind}"):
                 found[on] = kind
     return [(number, on, kind) for on, kind in found.items() if _still_open(tx, on, kind, starts)]
 
 
-def _resolve(tx: Tx, reference: int | str, starts: Sequence[range]) -> Sequence[int]:
+def _resolve(reference: int | str, starts: Sequence[range], *, field: str) -> Sequence[int]:
     if isinstance(reference, str) and reference.startswith("#"):
         return starts[int(reference[1:])]
-    job = find(reference)
-    return (job.id,)
+    try:
+        return (find(reference).id,)
+    except NotFound as error:
+        raise Invalid.at(field, error.message, "the number or key of a job, or #N within the request") from None
 
 
 def _still_open(tx: Tx, on: int, kind: str, starts: Sequence[range]) -> bool:
@@ -384,7 +379,7 @@ def _retry(tx: Tx, old: Job, caller: Caller, priority: int) -> int:
     spec = json.loads(old.spec)
     spec["key"] = key
     jobs.insert(tx, [(
-        number, "queue", key, batch, 0, old.name, old.user, old.org, old.kind, old.shape_id, "queued", priority,
+        number, "queue", key, batch, 0, old.name, old.label, old.user, old.org, old.kind, old.shape_id, "queued", priority,
         old.max_retries, old.backoff_s, old.time_limit_s, 0, old.depends_fail, None, at, at, json.dumps(spec), old.attributes,
         old.id)], at=at, actor=caller.name)
     jobs.copy_inputs(tx, old.id, number)

@@ -103,12 +103,7 @@ class _SpecView(msgspec.Struct):
     gpus: int = 0
 
 
-class _Label(msgspec.Struct):
-    batch: Any = ""
-
-
 _spec = msgspec.json.Decoder(_SpecView).decode
-_label = msgspec.json.Decoder(_Label).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -179,20 +174,19 @@ def _view(row: Row, places: dict[int, tuple[str, str]], sizes: dict[tuple[int, i
     (number, source, key, batch_id, proc, name, user, org, kind, shape_id, state, goal, priority, placed, node_id,
      attempt, retries, max_retries, backoff_s, time_limit_s, needs, depends_fail, not_before, submitted_at, queued_at,
      started_at, ended_at, exit_code, signal, reason, ran_s, cpu_s, max_rss_mb, result, spec, attributes, retry_of,
-     _, _) = row
+     _, _, label) = row
     if node_id is None or state in moves.JOB_WAITING:
         node, cloud, node_id = None, None, None
     else:
         node, cloud = places.get(node_id, (None, None))
     asked = _spec(spec or "{}")
     ok, either = waits[number] if needs else ((), ())
-    batch = "" if attributes == "{}" else str(_label(attributes).batch)
     # The checker does not know how long the shape's part is.
     return JobView(  # type: ignore[call-arg]
         number, key, batch_id, proc, source, state, goal, attempt, node, node_id, cloud, name, user, org, kind,
         asked.command, asked.env, asked.stdin, asked.input_files, asked.output_files, asked.gpus, *_shape(shape_id),
         priority, time_limit_s, max_retries, retries, backoff_s, state == "held", ok, either, depends_fail, None,
-        batch, _OBJECT if attributes == "{}" else Raw(attributes.encode()), retry_of,
+        label, _OBJECT if attributes == "{}" else Raw(attributes.encode()), retry_of,
         rfc3339(submitted_at), rfc3339(queued_at), rfc3339(started_at), rfc3339(ended_at), rfc3339(not_before),
         exit_code, signal, reason, ran_s, cpu_s, max_rss_mb, _NULL if result is None else Raw(result.encode()),
         sizes.get((number, attempt, "stdout"), 0) if attempt else 0,

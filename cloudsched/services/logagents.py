@@ -95,7 +95,7 @@ def normal_url(text: str) -> str:
 def checked_url(text: str) -> str:
     """The normal form of an agent's URL. Raises Invalid when nobody could be called there."""
     if len(text) > URL_MAX or _UNFIT_URL.search(text):
-        raise Invalid.at("url", f"{text[:80]!r} cannot be an agent's URL", "http://HOST:PORT, nothing behind it")
+        raise Invalid.at("url", "it cannot be an agent's URL", "http://HOST:PORT, no spaces, no query")
     url = normal_url(text)
     try:
         parts = urlsplit(url)
@@ -103,7 +103,9 @@ def checked_url(text: str) -> str:
     except ValueError:
         fine = False
     if not fine:
-        raise Invalid.at("url", f"{text[:80]!r} has no host that can be called", "http://HOST:PORT")
+        # A password in it is not repeated.
+        shown = repr(text[:80]) if "@" not in text else "this URL"
+        raise Invalid.at("url", f"{shown} has no host that can be called", "http://HOST:PORT, without a user")
     return url
 
 

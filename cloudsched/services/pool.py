@@ -120,10 +120,12 @@ def cloud_or_shadow(name: str) -> CloudFacts:
 
 
 def find_node(cloud: CloudFacts, node_id: str) -> Node:
-    """A live node by any of its ids: the active ones first, then the shadow. Raises UnknownNode."""
-    for node in cloud.every():
-        if node_id in names_of(node):
-            return node
+    """A live node by any of its ids: the active ones first, then the shadow. In each, the id a node is listed under
+    comes before the names that are not shown. Raises UnknownNode."""
+    for part in (cloud.nodes, cloud.retired):
+        found = [node for node in part if node_id in names_of(node)]
+        if found:
+            return next((node for node in found if shown_id(node) == node_id), found[0])
     raise UnknownNode(f"cloud {cloud.name} has no node {node_id!r}")
 
 

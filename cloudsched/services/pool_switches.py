@@ -12,6 +12,8 @@ from cloudsched.store.db import Tx, write
 
 LOG_LEVEL = "log_level"
 QUICK_SHUTDOWN = "quick_shutdown"
+# Engines announce themselves by leases of this name.
+ENGINES = "engine:"
 
 
 def set_log_level(word: str, *, actor: str = "") -> str:
@@ -36,6 +38,19 @@ def forget_log_level() -> None:
     """At the start of a service its own settings count again (contract 4.9: the running server only)."""
     if kept_log_level():
         write(lambda tx: system.put_setting(tx, LOG_LEVEL, ""))
+
+
+def forget_quick_shutdown() -> None:
+    """At the start of a service the flag is off (contract 4.10: it is a flag of the running server); otherwise the
+    second quick restart would switch it off again and destroy every node. While another engine lives, or a killed one
+    is followed at once, the service still runs and so does its flag."""
+    if quick_shutdown() and not _engine_is_alive():
+        write(lambda tx: system.put_setting(tx, QUICK_SHUTDOWN, "0"))
+
+
+def _engine_is_alive() -> bool:
+    now = clock.now()
+    return any(name.startswith(ENGINES) and until > now for name, _, until, _ in system.leases())
 
 
 def toggle_quick_shutdown(*, actor: str = "") -> bool:

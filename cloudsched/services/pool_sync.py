@@ -51,6 +51,7 @@ def start(settings: Settings) -> Synced:
     """Everything a start takes from the configuration: clouds, limits, aliases; then every node is charged again and
     what does not fit any more is retired or destroyed (contract 7.10)."""
     pool_switches.forget_log_level()
+    pool_switches.forget_quick_shutdown()
     synced = sync_clouds_from_file(settings, actor="start")
     sync_local_clouds(settings, actor="start")
     pool_limits.load(settings)

@@ -13,7 +13,7 @@ from cloudsched import clock
 from cloudsched.domain import admission, moves
 from cloudsched.domain.entities import Job, Node
 from cloudsched.domain.scheduling import why as rules
-from cloudsched.services import agents, snapshot
+from cloudsched.services import agent_rules, snapshot
 from cloudsched.services import jobs as job_service
 from cloudsched.services import nodes as node_service
 from cloudsched.store import clouds, jobs, listings, nodes, shapes, system
@@ -170,9 +170,9 @@ def _unable(node: Node, jobs_now: int, at: float) -> Iterator[Reason]:
     elif node.goal != "run":
         yield _reason("goal", f"The node takes nothing new: its goal is {node.goal}.", have=node.goal, need="run",
                       node=node.name)
-    elif node.last_seen_at is None or at - node.last_seen_at > agents.rules.lease_s:
+    elif node.last_seen_at is None or at - node.last_seen_at > agent_rules.rules.lease_s:
         age = "never" if node.last_seen_at is None else f"{at - node.last_seen_at:.0f} s ago"
-        yield _reason("silent", f"The node was heard from {age}.", have=age, need=agents.rules.lease_s, node=node.name)
+        yield _reason("silent", f"The node was heard from {age}.", have=age, need=agent_rules.rules.lease_s, node=node.name)
     elif jobs_now >= max(1, node.slots):
         yield _reason("busy", f"The node has {jobs_now} jobs in hand and room for {node.slots}.", have=jobs_now,
                       need=node.slots, node=node.name)

@@ -18,12 +18,12 @@ from cloudsched.store.db import Row, Tx, read
 COLUMNS = columns(Job)
 
 NEW_COLUMNS = (
-    "id, source, key, batch_id, proc, name, \"user\", org, kind, shape_id, state, priority, max_retries, backoff_s, "
+    "id, source, key, batch_id, proc, name, label, \"user\", org, kind, shape_id, state, priority, max_retries, backoff_s, "
     "time_limit_s, needs, depends_fail, not_before, submitted_at, queued_at, spec, attributes, retry_of"
 )
 INSERT = (
     f"INSERT INTO job ({NEW_COLUMNS}, goal, placed, attempt, retries, has_dependents) "
-    f"VALUES ({', '.join('?' * 23)}, 'run', 0, 0, 0, 0)"
+    f"VALUES ({', '.join('?' * 24)}, 'run', 0, 0, 0, 0)"
 )
 
 LIVE = "('assigned', 'running')"
@@ -67,7 +67,7 @@ def allocate(tx: Tx, name: str, count: int) -> int:
 def insert(tx: Tx, rows: Sequence[Row], *, at: float, actor: str) -> None:
     """Insert jobs given as tuples in the order of NEW_COLUMNS, with one event each."""
     tx.many(INSERT, rows)
-    events.append_many(tx, [(at, "job.submit", "job", row[0], actor, f'{{"state": "{row[10]}"}}') for row in rows])
+    events.append_many(tx, [(at, "job.submit", "job", row[0], actor, f'{{"state": "{row[11]}"}}') for row in rows])
 
 
 def add_needs(tx: Tx, needs: Sequence[tuple[int, int, str]]) -> None:
@@ -366,7 +366,14 @@ def select(where: str = "", args: Sequence[Any] = (), *, order: str = "id DESC",
     return [Job(*row) for row in read().all(sql, (*args, limit))]
 
 
-_EQUAL = {"user": '"user" = ?', "batch": "batch_id = ?", "node": "node_id = ?", "source": "source = ?", "name": "name = ?"}
+def batch_condition(batch: str) -> tuple[str, int | str]:
+    """A number is a batch's own; anything else is the label its jobs were given."""
+    if batch.isascii() and batch.isdigit() and len(batch) < 19:
+        return "batch_id = ?", int(batch)
+    return "label = ? AND label <> ''", batch
+
+
+_EQUAL = {"user": '"user" = ?', "node": "node_id = ?", "source": "source = ?", "name": "name = ?"}
 
 
 def find(*, states: Sequence[str] = (), after: int | None = None, newest_first: bool = True, limit: int = 100,
@@ -395,6 +402,10 @@ def _conditions(states: Sequence[str], vm_type: str, equal: dict[str, Any]) -> t
     if vm_type:
         where.append("shape_id IN (SELECT id FROM shape WHERE vm_type = ?)")
         args.append(vm_type)
+    if batch := equal.pop("batch", None):
+        condition, value = batch_condition(str(batch))
+        where.append(condition)
+        args.append(value)
     for name, value in equal.items():
         if value is not None and value != "":
             where.append(_EQUAL[name])

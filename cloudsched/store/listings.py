@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
-
 from cloudsched.store.db import Row, Tx, read
+from cloudsched.store.jobs import batch_condition
 
 JOB_COLUMNS = (
     'id, source, key, batch_id, proc, name, "user", org, kind, shape_id, state, goal, priority, placed, node_id, '
     "attempt, retries, max_retries, backoff_s, time_limit_s, needs, depends_fail, not_before, submitted_at, "
     "queued_at, started_at, ended_at, exit_code, signal, reason, ran_s, cpu_s, max_rss_mb, result, spec, "
-    "attributes, retry_of, override, ban_until"
+    "attributes, retry_of, override, ban_until, label"
 )
 _EQUAL = {"user": '"user" = ?', "node": "node_id = ?", "source": "source = ?", "name": "name = ?"}
 
@@ -67,7 +66,7 @@ def _conditions(tx: Tx, equal: dict[str, Any]) -> tuple[list[str], list[Any]]:
         where.append("shape_id IN (SELECT id FROM shape WHERE vm_type = ?)")
         args.append(vm_type)
     if batch:
-        condition, value = _batch(tx, batch)
+        condition, value = batch_condition(str(batch))
         where.append(condition)
         args.append(value)
     for name, value in equal.items():
@@ -75,14 +74,6 @@ def _conditions(tx: Tx, equal: dict[str, Any]) -> tuple[list[str], list[Any]]:
             where.append(_EQUAL[name])
             args.append(value)
     return where, args
-
-
-def _batch(tx: Tx, batch: str) -> tuple[str, Any]:
-    """A number is a batch's own; anything else the label its jobs were given, kept in their attributes."""
-    if batch.isascii() and batch.isdigit() and len(batch) < 19:
-        return "batch_id = ?", int(batch)
-    needle = msgspec.json.encode({"batch": batch})[1:-1].decode()
-    return ("strpos(attributes, ?) > 0" if tx.pg else "instr(attributes, ?) > 0"), needle
 
 
 def output_sizes(ids: Sequence[int]) -> dict[tuple[int, int, str], int]:

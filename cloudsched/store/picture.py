@@ -47,8 +47,8 @@ def placed_jobs(tx: Tx) -> list[Row]:
 
 def banned_jobs(tx: Tx, at: float) -> list[Row]:
     """(shape_id, id) of queued, Unscheduled jobs under a ban."""
-    return tx.all("SELECT shape_id, id FROM job WHERE ban_until IS NOT NULL AND ban_until > ? AND state = 'queued' "
-                  "AND placed = 0", (at,))
+    return tx.all(f"SELECT shape_id, id FROM job{tx.using('job_banned')} WHERE ban_until IS NOT NULL AND ban_until > ? "
+                  "AND state = 'queued' AND placed = 0", (at,))
 
 
 def running_by_shape(tx: Tx) -> dict[int, int]:
@@ -78,12 +78,12 @@ def first_waiting(tx: Tx, *, at: float, limit: int) -> list[tuple[int, int]]:
 
 def blocks(tx: Tx, at: float) -> list[Row]:
     """(job_id, cloud name, shape_id): not to be tried now."""
-    return tx.all("SELECT b.job_id, c.name, j.shape_id FROM job_block b JOIN cloud c ON c.id = b.cloud_id "
-                  "JOIN job j ON j.id = b.job_id WHERE b.until > ? AND j.state = 'queued'", (at,))
+    return tx.all("SELECT b.job_id, c.name, (SELECT shape_id FROM job WHERE id = b.job_id) FROM job_block b "
+                  "JOIN cloud c ON c.id = b.cloud_id WHERE b.until > ?", (at,))
 
 
 def busy_nodes(tx: Tx) -> dict[int, tuple[int, int]]:
     """node -> (jobs in hand, one of them)."""
-    sql = ("SELECT node_id, count(*), max(id) FROM job WHERE state IN ('assigned', 'running') AND node_id IS NOT NULL "
-           "GROUP BY node_id")
+    sql = (f"SELECT node_id, count(*), max(id) FROM job{tx.using('job_in_hand')} WHERE state IN ('assigned', 'running') "
+           "AND node_id IS NOT NULL GROUP BY node_id")
     return {row[0]: (int(row[1]), int(row[2])) for row in tx.all(sql)}

@@ -166,6 +166,7 @@ class Job(_Table):
     batch_id = BigIntegerField()
     proc = IntegerField(default=0)
     name = _text()
+    label = _text()
     user = TextField()
     org = _text()
     kind = _text("command")
@@ -407,6 +408,7 @@ INDEXES = (
     "CREATE INDEX job_due ON job (not_before) WHERE state = 'pending' AND not_before IS NOT NULL",
     "CREATE INDEX job_state ON job (state, id)",
     "CREATE INDEX job_batch ON job (batch_id, proc)",
+    "CREATE INDEX job_label ON job (label, id) WHERE label <> ''",
     'CREATE INDEX job_user ON job ("user", id)',
     "CREATE UNIQUE INDEX job_foreign_key ON job (source, key) WHERE source <> 'queue'",
     "CREATE INDEX job_need_waiting ON job_need (job_id)",

@@ -80,7 +80,8 @@ def test_the_last_engine_to_stop_takes_the_machines_along(new_instance: Maker, p
     assert len(instance.agents()) == 1
     # Now the other is killed and comes back: its own ghost must not keep it from cleaning up.
     instance.processes["engine-2"].restart()
-    instance.until(lambda: any(f":{instance.processes['engine-2'].pid}:" in holder for holder in _present(instance)), "it is back")
+    pid = instance.processes["engine-2"].pid
+    instance.until(lambda: pid in map(_pid_of, _present(instance)), "it is back")
     assert instance.processes["engine-2"].stop() == 0
     assert instance.agents() == []
     assert live_nodes(instance) == []

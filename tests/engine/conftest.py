@@ -14,11 +14,13 @@ from cloudsched import clock, settings
 from cloudsched.clock import ManualClock
 from cloudsched.domain import submission
 from cloudsched.domain.entities import Cloud, Job, Node
+from cloudsched.domain.scheduling.model import Snapshot
 from cloudsched.drivers import registry
 from cloudsched.drivers.base import Machine, Wanted
 from cloudsched.drivers.fake import FakeDriver
 from cloudsched.engine.run import Engine
-from cloudsched.services import agents, defaults, jobs, snapshot, waiters
+from cloudsched.services import agents, defaults, jobs, joining, snapshot, waiters
+from cloudsched.services.agent_rules import rules
 from cloudsched.services.caller import Caller
 from cloudsched.store import clouds, nodes
 from cloudsched.store import jobs as job_rows
@@ -61,13 +63,13 @@ class House:
         waiters.configure(8)
 
     def set(self, **keys: Any) -> None:
-        """Settings by key of `cloud_scheduler.conf` (as fields; of others with a dot), in force with a new engine on the same world."""
+        """Settings by field of `cloud_scheduler.conf` (any others: with a dot), with a new engine on the same world."""
         flags = {"state": str(self.state), "database_url": self.database.url,
                  **{key if "." in key else f"cloud_scheduler.{key}": value for key, value in keys.items()}}
         self.settings = settings.load(flags, environ={"HOME": str(self.state)})
         snapshot.configure(self.settings)
         defaults.set_job_defaults(defaults.from_settings(self.settings))
-        agents.rules.lease_s = self.settings.agent.lease_s
+        rules.lease_s = self.settings.agent.lease_s
         self.restart()
 
     def restart(self) -> None:
@@ -118,6 +120,10 @@ class House:
         while self.engine.workers.step():
             pass
 
+    def picture(self) -> Snapshot:
+        """What the next pass would look at."""
+        return snapshot.build(self.clock.now())
+
     def nodes(self, cloud: str | None = None) -> list[Node]:
         """Live nodes, of all clouds or of one, in boot order."""
         found = clouds.by_name(cloud) if cloud else None
@@ -155,7 +161,7 @@ class House:
             if not node.instance and node.state in ("starting", "running"):
                 token = self.engine.places.token(node.name)
                 body = {"token": token, "instance": "one", "profile": {"cores": node.cores, "memory_mb": node.memory_mb}}
-                joined = agents.join(json.dumps(body).encode(), "127.0.0.1")
+                joined = joining.join(json.dumps(body).encode(), "127.0.0.1")
                 found.append(Played(joined["node_id"], joined["secret"]))
         return found
 

@@ -36,40 +36,40 @@ def blocked(house: House) -> dict[int, list[str]]:
     (REQUEST, "Error when making VM request: check log", "queue"),
     (DENIED, "Resource Request Denied", "queue"),
 ])
-def test_each_code_has_its_consequence(house: House, code: int, reason: str, consequence: str) -> None:
-    house.add_cloud("alpha", slots=1)
-    (number,) = house.submit()
-    refuse(house, "alpha", code)
-    house.engine.job.schedule()
-    assert house.job(number).placed == 1
-    house.engine.workers.step()
-    job = house.job(number)
+def test_each_code_has_its_consequence(light: House, code: int, reason: str, consequence: str) -> None:
+    light.add_cloud("alpha", slots=1)
+    (number,) = light.submit()
+    refuse(light, "alpha", code)
+    light.engine.job.schedule()
+    assert light.job(number).placed == 1
+    light.engine.workers.step()
+    job = light.job(number)
     assert job.placed == 0
     assert pool_views.boot_failures() == {job.key: [reason]}
     assert (job.override, job.ban_until is not None) == ((TEMP_BANNED, True) if consequence == "ban" else (None, False))
-    assert blocked(house) == ({number: ["alpha"]} if consequence == "block" else {})
-    assert not house.nodes()
-    house.engine.job.schedule()
-    assert len(house.nodes()) == (1 if consequence == "queue" else 0)
+    assert blocked(light) == ({number: ["alpha"]} if consequence == "block" else {})
+    assert not light.nodes()
+    light.engine.job.schedule()
+    assert len(light.nodes()) == (1 if consequence == "queue" else 0)
 
 
-def test_bans_and_blocks_end_after_their_time(light: House) -> None:
-    light.add_cloud("alpha")
+def test_bans_and_blocks_end_after_their_time(house: House) -> None:
+    house.add_cloud("alpha")
     for code in (AUTH, OTHER):
-        (number,) = light.submit()
-        refuse(light, "alpha", code)
-        light.cycle()
-        light.driver("alpha").before_boot = None
-        light.cycle(2)
-        assert not light.nodes()
-        light.clock.advance(light.settings.cloud_scheduler.general.job_ban_timeout_s)
-        light.cycle(2)
-        assert light.job(number).override is None
-        assert len(light.nodes()) == 1
+        (number,) = house.submit()
+        refuse(house, "alpha", code)
+        house.cycle()
+        house.driver("alpha").before_boot = None
+        house.cycle(2)
+        assert not house.nodes()
+        house.clock.advance(house.settings.cloud_scheduler.general.job_ban_timeout_s)
+        house.cycle(2)
+        assert house.job(number).override is None
+        assert len(house.nodes()) == 1
         job_service.cancel(number, ADA)
-        light.join_all()
-        light.cycle(3)
-        assert not light.nodes()
+        house.join_all()
+        house.cycle(3)
+        assert not house.nodes()
 
 
 def test_the_next_candidate_is_tried_and_the_last_code_decides(house: House) -> None:

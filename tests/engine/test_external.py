@@ -56,7 +56,8 @@ class Condor:
         self.answers("q", "\n\n".join(ads) + "\n" if ads else "")
 
     def machines(self, *slots: str) -> None:
-        hosts = sorted({line.partition('"')[2].rstrip('"') for ad in slots for line in ad.splitlines() if line.startswith("Machine")})
+        lines = [line for one in slots for line in one.splitlines() if line.startswith("Machine")]
+        hosts = sorted({line.partition('"')[2].rstrip('"') for line in lines})
         self.answers("status", "\n\n".join(slots) + "\n" if slots else "")
         self.answers("master", "\n\n".join(f'MyType = "DaemonMaster"\nMachine = "{host}"\nMasterIpAddr = "<m-{host}>"'
                                            for host in hosts) + "\n" if hosts else "")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from cloudsched import clock
 from cloudsched.domain.entities import Cloud, Node
-from cloudsched.services import pool, pool_clouds, pool_ops, pool_sync, snapshot
+from cloudsched.services import pool, pool_clouds, pool_ops, pool_switches, pool_sync, snapshot
 from cloudsched.settings import Settings, load
-from cloudsched.store import clouds, events, nodes
-from cloudsched.store.db import Database
+from cloudsched.store import clouds, events, nodes, system
+from cloudsched.store.db import Database, write
 from cloudsched.testing.factories import make_cloud, make_node
 
 ALPHA = """\
@@ -94,6 +95,22 @@ def test_second_start_changes_nothing_but_what_the_file_says(settings: Settings,
     assert pool_sync.start(settings).changed == ("alpha",)
     assert (cloud("alpha").max_slots, cloud("alpha").enabled, cloud("beta").enabled) == (5, 1, 1)
     assert pool_clouds.opened(cloud("alpha"), settings)["secret_access_key"] == "new"
+
+
+def test_the_quick_flag_ends_with_the_service(settings: Settings) -> None:
+    """Two quick restarts in a row: the second one must not switch the flag off and destroy every node."""
+    assert pool_switches.toggle_quick_shutdown() is True
+    pool_sync.start(settings)
+    assert pool_switches.quick_shutdown() is False
+    assert pool_switches.toggle_quick_shutdown() is True
+
+
+@pytest.mark.parametrize(("lease_s", "kept"), [(15.0, True), (-1.0, False)])
+def test_the_quick_flag_holds_while_another_engine_lives(settings: Settings, lease_s: float, kept: bool) -> None:
+    pool_switches.toggle_quick_shutdown()
+    write(lambda tx: system.take_lease(tx, "engine:other", "other", at=clock.now(), lease_s=lease_s))
+    pool_sync.start(settings)
+    assert pool_switches.quick_shutdown() is kept
 
 
 def test_start_charges_every_node_again(settings: Settings, file: Path, tmp_state: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from cloudsched import clock
 from cloudsched.domain.submission import JobRequest
 from cloudsched.errors import NotFound
-from cloudsched.services import agents, jobs, why
+from cloudsched.services import jobs, why
+from cloudsched.services.agent_rules import rules
 from cloudsched.services.caller import LOCAL_ADMIN
 from cloudsched.store import clouds, db, migrations, nodes, system
 from cloudsched.store.db import write
@@ -74,7 +75,7 @@ def test_each_node_says_its_rule() -> None:
     add_node("little", cloud, cores=1)
     add_node("other", cloud, user="ada")
     add_node("drains", cloud, goal="drain")
-    add_node("quiet", cloud, last_seen_at=clock.now() - 2 * agents.rules.lease_s)
+    add_node("quiet", cloud, last_seen_at=clock.now() - 2 * rules.lease_s)
     add_node("boots", cloud, state="starting", status="Starting")
     answer = why.job(submit(cores=2))
     found = {one["node"]: one["rule"] for one in answer["reasons"] if "node" in one}

@@ -7,6 +7,7 @@ import re
 from cloudsched.dialects.cloud_scheduler import literal
 from cloudsched.dialects.cloud_scheduler import messages as say
 from cloudsched.dialects.cloud_scheduler.calls import Call, Given, NoSuchValue, Rest
+from cloudsched.dialects.cloud_scheduler.gate import Gate, places
 from cloudsched.dialects.cloud_scheduler.layout import Layout
 from cloudsched.errors import Invalid
 from cloudsched.services import pool_limits, pool_ops, pool_proxies, pool_switches, pool_sync
@@ -17,7 +18,8 @@ from cloudsched.settings import Settings
 # Who is noted in events: this dialect has no keys of its own.
 ACTOR = "cloud_scheduler"
 
-_INTEGER = re.compile(r"\s*[+-]?[0-9]{1,18}\s*\Z", re.ASCII)
+# Longer ones Python refuses to read.
+_INTEGER = re.compile(r"\s*[+-]?[0-9]{1,4000}\s*\Z", re.ASCII)
 _CLOUD, _VMS, _VM = "/clouds/<cloud>", "/clouds/<cloud>/vms", "/clouds/<cloud>/vms/<vm>"
 
 
@@ -27,31 +29,32 @@ class Admin:
     def __init__(self, settings: Settings, *, wait_limit_s: float = pool_ops.WAIT_LIMIT_S) -> None:
         self._settings = settings
         self._wait_limit_s = wait_limit_s
+        self._gate = Gate(places(settings))
 
     def calls(self) -> tuple[Call, ...]:
         """The table; each path's rows in the order in which they are tried."""
         return (*self._cloud_calls(), *self._vm_calls(), *self._service_calls())
 
     def _cloud_calls(self) -> tuple[Call, ...]:
-        name = ("cloudname",)
+        name, slow = ("cloudname",), self._gate.slow
         return (
             Call("enable_cloud", self._enable, (_put(_CLOUD, action="enable"),), required=name),
             Call("disable_cloud", self._disable, (_put(_CLOUD, action="disable"),), required=name),
-            Call("adjust_cloud_allocation", self._adjust,
+            Call("adjust_cloud_allocation", slow(self._adjust),
                  (_put(_CLOUD, action=Given.ABSENT, allocations=Given.ANY),), required=("cloud_name", "number")),
         )
 
     def _vm_calls(self) -> tuple[Call, ...]:
-        name, one, some = ("cloudname",), ("cloudname", "vmid"), ("cloudname", "number")
+        name, one, some, slow = ("cloudname",), ("cloudname", "vmid"), ("cloudname", "number"), self._gate.slow
         return (
-            Call("shutdown_vm", self._shut_down, (_put(_VM, action="shutdown"),), required=one),
-            Call("shutdown_cluster_all", self._shut_down_all, (_put(_VMS, action="shutdown", count="all"),), required=name),
-            Call("shutdown_cluster_count", self._shut_down_count, (_put(_VMS, action="shutdown", count=Given.ANY),),
+            Call("shutdown_vm", slow(self._shut_down), (_put(_VM, action="shutdown"),), required=one),
+            Call("shutdown_cluster_all", slow(self._shut_down_all), (_put(_VMS, action="shutdown", count="all"),), required=name),
+            Call("shutdown_cluster_count", slow(self._shut_down_count), (_put(_VMS, action="shutdown", count=Given.ANY),),
                  required=some),
-            Call("force_retire_vm", self._retire, _put_or_post(_VM, action="force_retire"), required=one),
-            Call("force_retire_all_vm", self._retire_all, _put_or_post(_VMS, action="force_retire", count="all"),
+            Call("force_retire_vm", slow(self._retire), _put_or_post(_VM, action="force_retire"), required=one),
+            Call("force_retire_all_vm", slow(self._retire_all), _put_or_post(_VMS, action="force_retire", count="all"),
                  required=name),
-            Call("force_retire_count_vm", self._retire_count, _put_or_post(_VMS, action="force_retire", count=Given.ANY),
+            Call("force_retire_count_vm", slow(self._retire_count), _put_or_post(_VMS, action="force_retire", count=Given.ANY),
                  required=some),
             Call("reset_override_state", self._reset, (_put(_VM, action="reset_override_state"),), required=one),
             Call("delete_vm_entry", self._remove, (_put(_VM, action="remove"), Rest("DELETE", _VM)), required=one),
@@ -61,6 +64,7 @@ class Admin:
         )
 
     def _service_calls(self) -> tuple[Call, ...]:
+        slow = self._gate.slow
         return (
             Call("change_log_level", self._log_level, (_put("/", log_level=Given.ANY),), required=("level",)),
             Call("perform_quick_shutdown", self._quick_shutdown, (_post("/", action="quick_shutdown"),)),
@@ -69,9 +73,9 @@ class Admin:
             Call("cloud_alias_reload", self._reload_aliases, (_post("/cloud-aliases"),)),
             Call("list_user_limits", self._limits, (Rest("GET", "/user-limits"),)),
             Call("user_limit_reload", self._reload_limits, (_post("/user-limits"),)),
-            Call("refresh_job_proxy_user", self._refresh_jobs, (_post("/users/<user>", refresh="job_proxy"),),
+            Call("refresh_job_proxy_user", slow(self._refresh_jobs), (_post("/users/<user>", refresh="job_proxy"),),
                  required=("user",)),
-            Call("refresh_vm_proxy_user", self._refresh_vms, (_post("/users/<user>", refresh="vm_proxy"),),
+            Call("refresh_vm_proxy_user", slow(self._refresh_vms), (_post("/users/<user>", refresh="vm_proxy"),),
                  required=("user",)),
         )
 

@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 from cloudsched.dialects.cloud_scheduler import rest, xmlrpc
 from cloudsched.dialects.cloud_scheduler.admin import Admin
 from cloudsched.dialects.cloud_scheduler.calls import Call
+from cloudsched.dialects.cloud_scheduler.gate import Busy
 from cloudsched.dialects.cloud_scheduler.info import Info
 from cloudsched.dialects.cloud_scheduler.kept import Kept
 from cloudsched.dialects.cloud_scheduler.rawpath import RawPath
@@ -84,7 +85,8 @@ def _http_error(error: HTTPException) -> Response:
 def _service_error(error: CloudschedError) -> Response:
     if isinstance(error, Unavailable):
         log.error("%s", error.message)
-        return _text("service unavailable", 503, **{"Retry-After": "1"})
+        text = error.message if isinstance(error, Busy) else "service unavailable"
+        return _text(text, 503, **{"Retry-After": "1"})
     return _error(error)
 
 

@@ -180,7 +180,9 @@ def _fault(text: str) -> bytes:
 
 
 def _encoded(what: Any) -> bytes:
-    return xmlrpc.client.dumps(what, methodresponse=True, allow_none=False, encoding="utf-8").encode("utf-8")
+    text = xmlrpc.client.dumps(what, methodresponse=True, allow_none=False, encoding="utf-8")
+    # Readers of XML turn a bare carriage return into a newline; all of those here belong to a text.
+    return text.replace("\r", "&#13;").encode("utf-8")
 
 
 def _sendable(answer: Text) -> Text:

@@ -13,7 +13,8 @@ from cloudsched.dialects.native import wire
 from cloudsched.dialects.native.problems import HttpProblem
 from cloudsched.dialects.native.wire import JSON, Answer, Environ
 from cloudsched.errors import Conflict, Gone, Unauthenticated
-from cloudsched.services import agents
+from cloudsched.services import agent_files, agents, joining
+from cloudsched.services.agent_rules import rules
 
 PREFIX = "/api/v2/agent/"
 _encode = msgspec.json.Encoder().encode
@@ -35,7 +36,7 @@ def answer(environ: Environ, path: str, max_body: int) -> Answer:
 
 def _join(environ: Environ, max_body: int) -> Answer:
     try:
-        made = agents.join(wire.read_body(environ, max_body), environ.get("REMOTE_ADDR", ""))
+        made = joining.join(wire.read_body(environ, max_body), environ.get("REMOTE_ADDR", ""))
     except Gone as error:
         raise Conflict(error.message) from None
     return 201, JSON, [_encode(made)]
@@ -43,7 +44,7 @@ def _join(environ: Environ, max_body: int) -> Answer:
 
 def _sync(environ: Environ, max_body: int) -> Answer:
     reply = agents.sync(_bearer(environ), wire.read_body(environ, max_body))
-    return 200, JSON, [encode_reply(reply, agents.rules.lease_s)]
+    return 200, JSON, [encode_reply(reply, rules.lease_s)]
 
 
 def encode_reply(reply: agents.Reply, lease_s: float) -> bytes:
@@ -62,8 +63,8 @@ def _output(environ: Environ, _: int) -> Answer:
     attempt = wire.integer(pairs, "attempt", -1)
     offset = wire.integer(pairs, "offset", 0)
     stream = wire.single(pairs, "stream") or "stdout"
-    data = wire.read_body(environ, agents.PIECE_MAX)
-    return 200, JSON, [_encode(agents.put_output(_bearer(environ), job, attempt, stream, offset, data))]
+    data = wire.read_body(environ, agent_files.PIECE_MAX)
+    return 200, JSON, [_encode(agent_files.put_output(_bearer(environ), job, attempt, stream, offset, data))]
 
 
 def _files(environ: Environ, rest: str, method: str) -> Answer:
@@ -74,13 +75,13 @@ def _files(environ: Environ, rest: str, method: str) -> Answer:
     bearer = _bearer(environ)
     number = wire.whole("job", job)
     if method == "GET":
-        size, pieces = agents.get_input(bearer, number, wire.decoded(rest))
+        size, pieces = agent_files.get_input(bearer, number, wire.decoded(rest))
         return 200, [("Content-Type", "application/octet-stream"), ("Content-Length", str(size))], pieces
     attempt, _, name = rest.partition("/")
     pairs = wire.query(environ, ("offset", "final"))
     offset = wire.integer(pairs, "offset", 0)
-    data = wire.read_body(environ, agents.PIECE_MAX)
-    made = agents.put_file(bearer, number, wire.whole("attempt", attempt), wire.decoded(name), offset, data)
+    data = wire.read_body(environ, agent_files.PIECE_MAX)
+    made = agent_files.put_file(bearer, number, wire.whole("attempt", attempt), wire.decoded(name), offset, data)
     return 200, JSON, [_encode(made)]
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 from flask import Flask, Response, request
 from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
-from cloudsched import __version__, web
+from cloudsched import __version__
 from cloudsched.dialects.native import front, jobs, keys, look, pool, problems, root, routing, schemas
 from cloudsched.errors import CloudschedError
 from cloudsched.services.watch import Streams
@@ -22,12 +22,13 @@ SECURITY = {
     "basic": {"type": "http", "scheme": "basic", "description": "the key as password, any user name"},
 }
 SPARE_THREADS = 4
+WEB = "cloudsched.web"
 _TEXT = "Bodies are JSON, times RFC 3339 UTC, errors RFC 9457 problems. `x-role` is the least role a route needs."
 
 
 def make_flask(settings: Settings) -> Flask:
     """The application. It expects the caller in the WSGI environment (`front`)."""
-    app = Flask("cloudsched", static_folder=str(Path(web.__file__).parent / "static"), static_url_path="/static")
+    app = Flask("cloudsched", static_folder=str(files(WEB) / "static"), static_url_path="/static")
     app.config.update(
         API_TITLE="cloudsched", API_VERSION=__version__, OPENAPI_VERSION="3.1.0", OPENAPI_URL_PREFIX="/api/v2",
         OPENAPI_JSON_PATH="openapi.json", MAX_CONTENT_LENGTH=settings.web.max_body_mb << 20,

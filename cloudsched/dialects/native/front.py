@@ -27,6 +27,8 @@ CALLER, REQUEST_ID, GATE = "cloudsched.caller", "cloudsched.request_id", "clouds
 # Answered to anybody the network and Host rules let in: no role is needed.
 OPEN = frozenset({"/", "/healthz", "/readyz", "/metrics", "/api/v2", "/api/v2/", "/api/v2/healthz", "/api/v2/readyz",
                   "/api/v2/metrics", "/api/v2/openapi.json", "/api/v2/docs", "/favicon.ico"})
+# Alive needs no Flask: a start is over when this answers.
+ALIVE = frozenset({"/healthz", "/api/v2/healthz"})
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 _SAFETY = [("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store")]
 WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
@@ -61,6 +63,9 @@ class Front:
             if path.startswith(agent.PREFIX):
                 self.gate.check_network(Request(environ.get("REMOTE_ADDR", "")))
                 status, headers, body = agent.answer(environ, path, self.max_body)
+            elif path in ALIVE and environ["REQUEST_METHOD"] == "GET" and not environ.get("QUERY_STRING"):
+                self.gate.check_network(who(environ))
+                status, headers, body = 200, [("Content-Type", "application/json")], [b'{"status":"ok","checks":[]}']
             elif path == hot.PATH:
                 status, headers, body = hot.answer(environ, self.gate.caller(who(environ)), self.max_body)
             else:

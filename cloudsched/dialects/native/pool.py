@@ -12,7 +12,7 @@ from cloudsched.dialects.native.routing import Blueprint, caller, check_match, m
 from cloudsched.domain import moves
 from cloudsched.domain.entities import Node
 from cloudsched.errors import Invalid
-from cloudsched.services import agents, nodes, operations, pool, pool_clouds, pool_ops
+from cloudsched.services import joining, nodes, operations, pool, pool_clouds, pool_ops
 from cloudsched.services.pool import CloudFacts
 
 blueprint = Blueprint("pool", __name__, url_prefix="/api/v2", description="Clouds and nodes")
@@ -155,8 +155,8 @@ def list_nodes(query: dict[str, Any]) -> Response:
 def new_token(body: dict[str, Any]) -> Response:
     """A token with which machines may join; shown this once."""
     given = dict(body)
-    cloud = given.pop("cloud") or agents.AGENT_CLOUD
-    return reply(agents.new_pool_token(caller(), cloud=cloud, **given), 201)
+    cloud = given.pop("cloud") or joining.AGENT_CLOUD
+    return reply(joining.new_pool_token(caller(), cloud=cloud, **given), 201)
 
 
 @route(blueprint, "/nodes/<raw:node>", role="viewer", answer=schemas.Node, also=[(404, "No such node")])

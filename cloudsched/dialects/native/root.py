@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from flask import Response, current_app, redirect, request
@@ -12,16 +13,21 @@ from cloudsched.dialects.native.routing import Blueprint, reply, route
 from cloudsched.services import health
 
 blueprint = Blueprint("root", __name__, description="The server itself")
+# The pages stand beside the dialects, not below them: they are looked up by name when a browser first comes.
+PAGES = "cloudsched.web.pages"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def pages() -> Any:
+    """The module that writes the pages for people."""
+    return import_module(PAGES)
 
 
 @route(blueprint, "/", role=None, answer=schemas.About)
 def about() -> Any:
     """Name and version; the dashboard for browsers."""
     if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
-        from cloudsched.web.pages import overview
-
-        return overview(request.environ.get(front.CALLER), request.accept_languages)
+        return pages().overview(request.environ.get(front.CALLER), request.accept_languages)
     return reply({"name": "cloudsched", "version": __version__, "api": "/api/v2"})
 
 
@@ -77,9 +83,7 @@ def metrics_api() -> Response:
 @route(blueprint, "/api/v2/docs", role=None, media="text/html")
 def docs() -> Response:
     """This document as a page, without anything from elsewhere."""
-    from cloudsched.web.pages import api_page
-
-    return api_page(request.accept_languages)
+    return pages().api_page(request.accept_languages)
 
 
 @route(blueprint, "/favicon.ico", role=None, status=308, media="image/svg+xml")

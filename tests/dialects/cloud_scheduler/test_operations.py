@@ -14,11 +14,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from cloudsched import logs
-from cloudsched.dialects.cloud_scheduler import admin_app
+from cloudsched.dialects.cloud_scheduler import admin_app, gate
 from cloudsched.domain.entities import Node
 from cloudsched.settings import Settings
 from cloudsched.store import clouds, events, jobs, nodes, system
-from cloudsched.store.db import Database, write
+from cloudsched.store.db import Database, current, write
 from cloudsched.testing.factories import make_cloud, make_job, make_node
 
 from .engine import stand_in
@@ -149,6 +149,22 @@ def test_shut_several_down(waiting: FlaskClient, pool: FixedPool) -> None:
     assert put(waiting, "/clouds/beta/vms", action="shutdown", count="all") == ""
 
 
+def test_a_number_beyond_every_machine_word_is_a_number(waiting: FlaskClient, pool: FixedPool) -> None:
+    many = "9" * 30
+    assert put(waiting, "/clouds/beta/vms", action="force_retire", count=many).endswith("Retired 0 VM(s) in beta.")
+    assert rpc(waiting, "force_retire_count_vm", "beta", f"-{many}") == "Retired 0 VM(s) in beta."
+    with stand_in():
+        assert put(waiting, "/clouds/beta/vms", action="shutdown", count=many) == "VM sir-77 has been Destroyed.\n"
+    assert put(waiting, "/clouds/beta", allocations=many) == "Need to use an integer value for vm_allocation"
+
+
+def test_the_shown_id_names_a_node_before_a_name_that_is_not_shown(admin: FlaskClient, pool: FixedPool) -> None:
+    first = make_node(pool.beta, "twin", external_id="e-1")
+    second = make_node(pool.beta, "other", external_id="twin")
+    assert put(admin, "/clouds/beta/vms/twin", action="remove") == "Removed beta's VM ID twin from CloudScheduler."
+    assert (now(first).state, now(second).state) == ("running", "released")
+
+
 def test_shutdown_gives_up_waiting_but_not_the_wish(admin: FlaskClient, pool: FixedPool) -> None:
     assert put(admin, "/clouds/alpha/vms/1001", action="shutdown") == "Destroying VM 1001 failed. Leaving it for now."
     assert (now(pool.nodes["running"]).state, now(pool.nodes["running"]).goal) == ("stopping", "gone")
@@ -174,6 +190,37 @@ def test_others_are_served_while_somebody_waits(pool: FixedPool, settings: Setti
         with stand_in():
             waiter.join()
     assert told[0].startswith("VM 1001 has been Destroyed.\n")
+
+
+def test_slow_calls_leave_threads_for_the_others(pool: FixedPool, settings: Settings) -> None:
+    """Contract 0.7: beyond a quarter of the threads they are refused before anything is done."""
+    few = replace(settings, web=replace(settings.web, threads=4))
+    app, told = admin_app(few, wait_limit_s=30.0), []
+
+    def wait() -> None:
+        told.append(put(app.test_client(), "/clouds/alpha/vms/1001", action="shutdown"))
+        current().close_thread()
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    while now(pool.nodes["running"]).state != "stopping":
+        pass
+    answer = app.test_client().put("/clouds/alpha/vms/1002?action=shutdown")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert answer.text == "too many operations are under way: nothing was done, try again"
+    with pytest.raises(xmlrpc.client.Fault, match="nothing was done"):
+        rpc(app.test_client(), "force_retire_all_vm", "alpha")
+    assert put(app.test_client(), "/clouds/beta", action="enable") == "Cloud: beta enabled."
+    assert now(pool.nodes["starting"]).state == "starting"
+    with stand_in():
+        waiter.join()
+        assert put(app.test_client(), "/clouds/alpha/vms/1002", action="shutdown") == "VM 1002 has been Destroyed."
+    assert told == ["VM 1001 has been Destroyed."]
+
+
+def test_default_number_of_slow_calls(settings: Settings) -> None:
+    assert gate.places(settings) == 12
+    assert gate.places(replace(settings, web=replace(settings.web, threads=4))) == 1
 
 
 # 4.4

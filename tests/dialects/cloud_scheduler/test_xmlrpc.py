@@ -136,6 +136,12 @@ def test_paths_of_clients(info_port: int, admin_port: int) -> None:
     assert post(info_port, call, path="/", content_type="text/plain")[0] == 405
 
 
+def test_line_ends_in_a_name_come_back(info_port: int) -> None:
+    call = xmlrpc.client.dumps(("NAME",), "get_cluster_info").replace("NAME", "a&#13;&#10;b&#13;c")
+    status, body = post(info_port, call.encode())
+    assert (status, xmlrpc.client.loads(body)[0][0]) == (200, "Cluster Info: a\r\nb\rc\nCluster named a\r\nb\rc not found.")
+
+
 def test_numbers_as_strings_and_ints(admin_port: int) -> None:
     with proxy(admin_port) as server:
         assert server.adjust_cloud_allocation("beta", 7) == "Attempt adjustment on cloud beta, change to 7 slots"

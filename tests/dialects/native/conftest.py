@@ -12,7 +12,7 @@ from werkzeug.test import Client
 
 from cloudsched import settings as settings_module
 from cloudsched.dialects.native import make_app
-from cloudsched.services import agents, snapshot
+from cloudsched.services import agent_rules, snapshot
 from cloudsched.settings import Settings
 from cloudsched.store import db, migrations
 
@@ -93,7 +93,7 @@ def make_api(tmp_state: Path, empty_database: Path, open_db: Callable[[str], Non
             shutil.copy(empty_database, loaded.database.url.removeprefix("sqlite:///"))
         open_db(loaded.database.url)
         snapshot.configure(loaded)
-        agents.rules = agents.Rules()
+        vars(agent_rules.rules).update(vars(agent_rules.Rules()))
         return Api(make_app(loaded))
 
     return make

@@ -1,0 +1,73 @@
+"""Which bytes go between a node and the server? Output streams and files of the jobs it holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloudsched.errors import Conflict, Invalid, NotFound, TooLarge
+from cloudsched.services.agent_rules import bearer_of, check_secret, rules
+from cloudsched.store import jobs
+from cloudsched.store.db import Tx, read, write
+
+PIECE_MAX = 1 << 20
+
+
+def put_output(bearer: str, job_id: int, attempt: int, stream: str, offset: int, data: bytes) -> dict[str, int]:
+    """Append to a stream of a running job; what is there already is not written twice. Raises Conflict."""
+    number, secret_hash = bearer_of(bearer)
+    if stream not in ("stdout", "stderr"):
+        raise Invalid.at("stream", f"{stream!r} is no stream", "stdout, stderr")
+    return _put(number, secret_hash, job_id, attempt, stream, offset, data)
+
+
+def put_file(bearer: str, job_id: int, attempt: int, name: str, offset: int, data: bytes) -> dict[str, int]:
+    """Append to an output file of a running job."""
+    number, secret_hash = bearer_of(bearer)
+    return _put(number, secret_hash, job_id, attempt, f"out/{name}", offset, data)
+
+
+def _put(number: int, secret_hash: str, job_id: int, attempt: int, name: str, offset: int, data: bytes) -> dict[str, int]:
+    if len(data) > PIECE_MAX:
+        raise TooLarge(f"a piece may have {PIECE_MAX} bytes")
+    return write(lambda tx: _append(tx, number, secret_hash, job_id, attempt, name, offset, data))
+
+
+def _append(tx: Tx, number: int, secret_hash: str, job_id: int, attempt: int, name: str, offset: int,
+            data: bytes) -> dict[str, int]:
+    check_secret(tx, number, secret_hash)
+    if not jobs.holds(tx, number, job_id, attempt=attempt, lock=True):
+        raise Conflict("stale: the job is not this node's any more")
+    size = jobs.data_size(tx, job_id, attempt, name)
+    if offset > size:
+        raise Conflict(f"a gap: {size} bytes are here", details={"size": size})
+    fresh = data[size - offset:]
+    room = rules.output_limit - size if not name.startswith("out/") else len(fresh)
+    if fresh and room > 0:
+        jobs.append_output(tx, [(job_id, attempt, name, fresh[:room])])
+        size += min(len(fresh), room)
+    # What lies beyond the limit is dropped, and counted as if it were here: the agent need not send it again.
+    dropped = len(fresh) > max(0, room)
+    return {"size": max(size, offset + len(data)) if dropped else size, "limit": rules.output_limit}
+
+
+def get_input(bearer: str, job_id: int, name: str) -> tuple[int, Any]:
+    """(size, iterator of bytes) of an input file of a job in this node's hands. Raises NotFound."""
+    number, secret_hash = bearer_of(bearer)
+    tx = read()
+    check_secret(tx, number, secret_hash)
+    if not jobs.holds(tx, number, job_id):
+        raise NotFound("the job is not this node's")
+    size = jobs.data_size(tx, job_id, 0, f"in/{name}")
+    if not size and not any(row[1] == f"in/{name}" for row in jobs.data_names(job_id)):
+        raise NotFound(f"job {job_id} has no input file {name}")
+    return size, _pieces(job_id, 0, f"in/{name}", size)
+
+
+def _pieces(job_id: int, attempt: int, name: str, size: int) -> Any:
+    offset = 0
+    while offset < size:
+        piece = jobs.read_data(job_id, attempt, name, offset=offset)
+        if not piece:
+            return
+        yield piece
+        offset += len(piece)
