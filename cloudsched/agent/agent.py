@@ -1,9 +1,10 @@
-"""What does the agent do all day? One loop: hear, start, reap, report; it never waits for anything but all at once."""
+"""What does the agent do all day? One loop: hear, start, reap, report; it never waits for anything but all at once.
+
+It is long because it is one state: what is held, what was told, what is due; apart, every method would carry it along.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import random
 import select
@@ -13,12 +14,12 @@ import time
 from collections import deque
 
 from cloudsched.agent import book as books
-from cloudsched.agent import jobs, lines, log, privileges, processes, profile, transfer
+from cloudsched.agent import home, jobs, lines, log, privileges, processes, profile, transfer
 from cloudsched.agent import options as command_line
 from cloudsched.agent.book import Book
 from cloudsched.agent.runner import Runner
 from cloudsched.agent.scratch import Captures, Scratch
-from cloudsched.agent.session import Busy, Gone, Session, Unknown, write_private
+from cloudsched.agent.session import Busy, Gone, Session, Unknown
 from cloudsched.agent.spawn import Launcher
 
 TYPE_CHECKING = False
@@ -51,14 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.set_level(options.log_level)
     try:
         agent = Agent(options)
-    except (OSError, privileges.CannotBecome, AlreadyRunning) as error:
+    except (OSError, privileges.CannotBecome, home.AlreadyRunning) as error:
         log.say("error", "cannot start", error=str(error))
         return EXIT_USAGE
     return agent.run()
-
-
-class AlreadyRunning(Exception):
-    """Another agent uses the work directory."""
 
 
 class Agent:
@@ -67,12 +64,12 @@ class Agent:
     def __init__(self, options: argparse.Namespace) -> None:
         work = options.work_dir
         os.makedirs(work, 0o700, exist_ok=True)
-        self._lock = _lock(work)
+        self._lock = home.lock(work)
         if options.run_as:
             privileges.become(options.run_as, work, secure=options.address.secure)
         self._options = options
-        self._mark = _machine_mark(work)
-        _kill_leftovers(self._mark, work)
+        self._mark = home.machine_mark(work)
+        home.kill_leftovers(self._mark, work)
         self._scratch = Scratch(os.path.join(work, "scratch"))
         self._scratch.clear()
         self._captures = Captures(os.path.join(work, "capture"))
@@ -250,7 +247,7 @@ class Agent:
         self._poll_line.abandon()
         self._pool.abandon()
         if self._runner is not None:
-            _kill_leftovers(self._mark, self._options.work_dir)
+            home.kill_leftovers(self._mark, self._options.work_dir)
         self._scratch.clear()
         self._captures.close()
         log.say("info", "agent ends", status=self._exit)
@@ -590,57 +587,6 @@ def _keys(value: Any) -> list[tuple[int, int]]:
     if not isinstance(value, list):
         return []
     return [(one[0], one[1]) for one in value if isinstance(one, list) and len(one) == 2]
-
-
-def _lock(work_dir: str) -> int:
-    """Only one agent in a work directory; the lock goes with the process."""
-    handle = os.open(os.path.join(work_dir, "agent.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise AlreadyRunning("another agent uses the work directory %s" % work_dir) from None
-    os.ftruncate(handle, 0)
-    os.write(handle, json.dumps({"pid": os.getpid()}).encode())
-    return handle
-
-
-def _machine_mark(work_dir: str) -> str:
-    """What tells this work directory's job processes from all others, over restarts."""
-    given = os.environ.get("CLOUDSCHED_MACHINE")
-    if given:
-        return given
-    path = os.path.join(work_dir, "machine")
-    try:
-        with open(path) as file:
-            mark = file.read().strip()
-        if mark:
-            return mark
-    except OSError:
-        pass
-    mark = os.urandom(8).hex()
-    write_private(path, mark)
-    return mark
-
-
-def _kill_leftovers(mark: str, work_dir: str) -> None:
-    """Processes of jobs that an earlier life of this agent left behind."""
-    if not processes.LINUX:
-        return
-    deadline = time.monotonic() + 5.0
-    while time.monotonic() < deadline:
-        left = [one for one in processes.marked({"CLOUDSCHED_MACHINE": mark}) if _is_job(one[0])]
-        left += processes.standing_in(os.path.join(work_dir, "scratch"))
-        if not left:
-            return
-        for pid, started in left:
-            processes.send(pid, started, signal.SIGKILL)
-        time.sleep(0.01)
-    log.say("error", "processes of earlier jobs cannot be killed", pids=sorted({pid for pid, _ in left}))
-
-
-def _is_job(pid: int) -> bool:
-    return b"CLOUDSCHED_JOB_ID=" in processes.environment(pid)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import logging
 from cloudsched import clock
 from cloudsched.domain.entities import Cloud, Node
 from cloudsched.domain.scheduling.outcomes import TEMP_BANNED, Outcome, outcome
-from cloudsched.drivers.base import ENDPOINT, OTHER, Driver, DriverError, Machine, Wanted
+from cloudsched.drivers.base import DENIED, ENDPOINT, OTHER, Driver, DriverError, Machine, Wanted
 from cloudsched.engine.images import count_result, note_failed_image
 from cloudsched.engine.places import Places, note_unreachable
 from cloudsched.engine.requests import Rooms, candidates_of, request_node
@@ -44,6 +44,8 @@ class Booter:
         driver: Driver | None = None
         try:
             driver = self.places.driver(cloud)
+            if not cloud.enabled or cloud.state != "active":
+                raise DriverError(f"{cloud.name} was disabled meanwhile", code=DENIED, transient=True)
             machine = driver.boot(self._wanted(node, cloud, token))
         except Exception as error:
             self._refused(node, cloud, driver, error)

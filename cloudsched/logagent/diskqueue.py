@@ -22,7 +22,7 @@ from cloudsched.logagent import disk, log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional
+    from typing import Any, List, Optional
 
 _HEADER = struct.Struct(">4sIIIQ")
 _MAGIC = b"LQ01"
@@ -183,7 +183,7 @@ class DiskQueue:
         if segments and self._head_segment not in segments:
             self._head_segment, self._head_offset = next((n for n in segments if n >= self._head_segment), segments[0]), 0
 
-    def _load_head(self) -> dict[str, object]:
+    def _load_head(self) -> dict[str, Any]:
         try:
             value = disk.read_json(os.path.join(self.folder, "head.json"))
             return value if isinstance(value, dict) else {}

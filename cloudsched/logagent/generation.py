@@ -169,8 +169,8 @@ class Saved:
     offset: int
     moved: bool
     mtime_ns: int
-    head: Tuple[int, str]  # noqa: UP006
-    guard: Tuple[int, str]  # noqa: UP006
+    head: Tuple[int, str]
+    guard: Tuple[int, str]
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> Saved:

@@ -163,7 +163,8 @@ class FileReader:
             self.save()
 
     def _matching(self) -> dict[Key, Found]:
-        pattern, found = self.source.pattern, {}
+        pattern = self.source.pattern
+        found: dict[Key, Found] = {}
         paths = [pattern] if self.source.literal else glob.glob(pattern, recursive=True)
         for path in sorted(paths):
             if not self.source.literal and self._ignored(path):
@@ -354,7 +355,7 @@ def _load(path: str) -> dict[str, Any] | None:
         if value is not None:
             for item in value["files"]:
                 Saved.parse(item)
-        return value  # type: ignore[no-any-return]
+        return value
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         # Reading again from the start duplicates; skipping would lose.
         log.say("error", "the checkpoint cannot be read; starting from the configured start", path=path, error=str(error))

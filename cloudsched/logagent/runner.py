@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from http.client import HTTPException
 
 from cloudsched.logagent import disk, log
 from cloudsched.logagent.batches import Batch, Batcher
@@ -20,7 +21,6 @@ from cloudsched.logagent.stats import RunnerStats
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from http.client import HTTPException
     from typing import Any, Dict, List, Optional
 
     from cloudsched.logagent.plan import Plan
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.1
 STOP_S = 10.0
-_RETRIED = (OSError, SendError)
+_RETRIED = (OSError, SendError, HTTPException)
 
 
 class Run:
@@ -45,6 +45,8 @@ class Run:
         self._batcher = Batcher(
             batch_len=plan.batch_len, batch_size=plan.batch_size, batch_interval_s=plan.batch_interval_s
         )
+        self._batch: Optional[Batch] = None
+        self._waiting: List[Sender] = []
         self._stop = threading.Event()
         self._unsaved = 0
         self._began = time.monotonic()
@@ -53,7 +55,7 @@ class Run:
 
     def start(self) -> None:
         self._reader.restore()
-        self.stats.records.total = self.stats.records._before = self._reader.records
+        self.stats.records.begin_at(self._reader.records)
         for sender in self._senders:
             sender.open(self.stats.senders[sender.name])
         self._report_orphans()
@@ -102,6 +104,7 @@ class Run:
             except Exception as error:  # the runner outlives whatever one record or file did
                 self._failed(error)
                 self._stop.wait(1.0)
+                self._again()
         try:
             self._flush()
             self._reader.save()
@@ -130,14 +133,26 @@ class Run:
                 self._save()
                 self._stop.wait(POLL_S)
 
+    def _again(self) -> None:
+        """Records may have been read and not batched: go back to what was acknowledged."""
+        self._reader.close()
+        self._batcher.clear()
+        self._batch = None
+        self._reader = FileReader(self.plan.source, checkpoint_in(self._folder))
+        self._reader.restore()
+
     def _flush(self) -> bool:
         """Hand the batch to every sender. False: stopping, and not all have it; it will be read again."""
         batcher = self._batcher
         if not batcher.count:
             return True
-        batch = Batch(self._records())
-        if batch.records and not all(self._hand_over(batch, sender) for sender in self._senders):
-            return False
+        if self._batch is None:
+            self._batch, self._waiting = Batch(self._records()), list(self._senders)
+        while self._waiting and self._batch.records:
+            if not self._hand_over(self._batch, self._waiting[0]):
+                return False
+            del self._waiting[0]
+        self._batch = None
         self._reader.acknowledge(batcher.positions, batcher.count)
         batcher.clear()
         self._unsaved += 1
@@ -160,7 +175,7 @@ class Run:
         while True:
             try:
                 return sender.accept(batch, self._stop)
-            except _RETRIED + _http_errors() as error:
+            except _RETRIED as error:
                 failures += 1
                 stage = self.stats.senders[sender.name]
                 stage.failed(str(error) or type(error).__name__)
@@ -208,8 +223,3 @@ def stopped_status(name: str, error: str = "") -> Dict[str, Any]:
 def _nothing() -> Dict[str, Any]:
     return {"errors": 0, "success": 0, "speed": 0, "trend": "", "last_error": ""}
 
-
-def _http_errors() -> tuple[type[HTTPException], ...]:
-    from http.client import HTTPException
-
-    return (HTTPException,)

@@ -24,6 +24,10 @@ class Rate:
     trend: str = ""
     _before: int = 0
 
+    def begin_at(self, total: int) -> None:
+        """Counted before this start: part of the total, not of the speed."""
+        self.total = self._before = total
+
     def refresh(self, elapsed_s: float) -> None:
         speed = round((self.total - self._before) / elapsed_s)
         self.trend = "up" if speed > self.speed else "down" if speed < self.speed else "stable"
@@ -35,7 +39,7 @@ class Stage:
 
     def __init__(self, cap: int = LAST_ERRORS) -> None:
         self.success, self.errors, self.last_error = Rate(), 0, ""
-        self._recent: Deque[dict[str, Any]] = deque(maxlen=max(1, cap))  # noqa: UP006
+        self._recent: Deque[dict[str, Any]] = deque(maxlen=max(1, cap))
 
     def ok(self, count: int) -> None:
         self.success.total += count

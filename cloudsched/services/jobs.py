@@ -47,7 +47,7 @@ def submit(requests: Sequence[JobRequest], caller: Caller, *, idempotency: tuple
     """Queue jobs, all or nothing, durable when this returns.
 
     `idempotency`: (key, digest of the request); the same pair again answers what the first one made. Raises Invalid
-    naming the field, NotFound for an unknown dependency, Conflict when the key was used for another request.
+    naming the field (an unknown dependency too), Conflict when the key was used for another request.
     """
     caller.require("submitter")
     total = sum(request.count() for request in requests)

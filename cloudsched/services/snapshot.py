@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -85,7 +88,7 @@ def _pairs(text: str) -> dict[str, str]:
 
 def build(now: float) -> Snapshot:
     """Everything one pass looks at, as one state of the database."""
-    with current().snapshot() as tx:
+    with _uncollected(), current().snapshot() as tx:
         configured = clouds.all_clouds(removed=True)
         bans: dict[str, set[str]] = defaultdict(set)
         for image, cloud, _, _, banned in clouds.image_records():
@@ -113,6 +116,19 @@ def build(now: float) -> Snapshot:
             machines_read=pool_read[1],
             active_destroys=sum(1 for row in rows if row[12] == "stopping" and not _pausing(row, now)),
         )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: a picture of 10,000 nodes is all new objects and no garbage, and looking through
+    them again and again took a third of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _pausing(row: Row, now: float) -> bool:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import cloudsched
+from cloudsched.settings.sections import LISTENERS, Listen
 
 MARK = "CLOUDSCHED_TEST_INSTANCE"
 NATIVE, INFO, ADMIN = 8100, 8111, 8112
@@ -356,11 +357,12 @@ class Instance:
 
 
 def free_offset() -> int:
-    """An offset at which all three ports are free now."""
+    """An offset at which the ports of all listeners are free now."""
     chance = random.SystemRandom()
+    ports = [getattr(Listen(), name) for name in LISTENERS]
     for _ in range(200):
         offset = chance.randrange(2_000, 24_000)
-        if all(_is_free(port + offset) for port in (NATIVE, INFO, ADMIN)):
+        if all(_is_free(port + offset) for port in ports):
             return offset
     raise RuntimeError("no free range of ports was found")
 

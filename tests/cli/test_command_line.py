@@ -192,10 +192,10 @@ def test_servers_are_started_lazily(command: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_agent_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = types.ModuleType("cloudsched.agent.main")
+    agent = types.ModuleType("cloudsched.agent")
     seen = []
     agent.agent_main = lambda argv: seen.append(argv) or 0  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "cloudsched.agent.main", agent)
+    monkeypatch.setitem(sys.modules, "cloudsched.agent", agent)
     assert main(["agent", "--server", "u", "--help", "--anything"]) == 0
     assert seen == [["--server", "u", "--help", "--anything"]]
 

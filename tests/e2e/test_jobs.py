@@ -107,27 +107,22 @@ def test_retries_with_a_pause(house: Instance) -> None:
     assert house.wait_state(house.shell("kill -9 $$"), "failed")["signal"] == 9
 
 
-def test_the_time_limit_kills_the_whole_brood(house: Instance) -> None:
-    mark = f"{house.mark}-limit"
-    number = house.shell(BROOD.format(mark=mark), time_limit_s=1.5)
-    job = house.wait_state(number, "timeout")
-    assert house.output(number) == "ready\n"
-    assert job["ran_s"] >= 1.4
-    # The end was reported when everything was dead, not before.
-    assert _alive(house, mark) == {}
-
-
-def test_a_cancel_is_answered_when_everything_is_dead(house: Instance) -> None:
-    mark = f"{house.mark}-cancel"
-    number = house.shell(BROOD.format(mark=mark))
-    house.until(lambda: house.output(number) == "ready\n", "the job has started its children", limit_s=40)
-    assert len(_alive(house, mark)) >= 3
-    answer = house.call("POST", f"/api/v2/jobs/{number}/cancel?wait_s=20")
-    alive = _alive(house, mark)
+def test_limit_and_cancel_kill_the_whole_brood(house: Instance) -> None:
+    """Both give SIGTERM some seconds, so they run beside each other."""
+    limit, cancel = f"{house.mark}-limit", f"{house.mark}-cancel"
+    limited = house.shell(BROOD.format(mark=limit), time_limit_s=2)
+    endless = house.shell(BROOD.format(mark=cancel))
+    house.until(lambda: house.output(endless) == "ready\n", "the job has started its children", limit_s=40)
+    assert len(_alive(house, cancel)) >= 3
+    answer = house.call("POST", f"/api/v2/jobs/{endless}/cancel?wait_s=20")
+    # The end is said when everything is dead, not before.
+    assert _alive(house, cancel) == {}
     assert (answer.status, answer.json["state"]) == (200, "cancelled")
-    assert alive == {}
-    # It is not the state itself that is refused, but an end that was another one.
-    assert house.call("POST", f"/api/v2/jobs/{number}/cancel").status == 200
+    job = house.wait_state(limited, "timeout")
+    assert _alive(house, limit) == {}
+    assert house.output(limited) == "ready\n"
+    assert job["ran_s"] >= 1.9
+    assert house.call("POST", f"/api/v2/jobs/{endless}/cancel").status == 200
 
 
 def test_what_a_job_leaves_running_ends_with_it(house: Instance) -> None:

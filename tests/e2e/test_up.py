@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudsched import settings
 from cloudsched.testing.instance import Instance
 
 from .conftest import Maker
@@ -103,15 +104,15 @@ def test_up_killed_takes_its_processes_along(new_instance: Maker) -> None:
     instance.check_clean()
 
 
-@pytest.mark.parametrize("setting, told", [
+@pytest.mark.parametrize("variables, told", [
     ({"CLOUDSCHED_LISTEN_BIND": "0.0.0.0"}, "access.cloud_scheduler_networks"),
     ({"CLOUDSCHED_LISTEN_CLOUD_SCHEDULER_BIND": "0.0.0.0"}, "access.cloud_scheduler_networks"),
     ({"CLOUDSCHED_LISTEN_NATIVE_BIND": "0.0.0.0", "CLOUDSCHED_ACCESS_REQUIRE_KEYS": "no"}, "access.require_keys"),
 ])
 @pytest.mark.parametrize("command", ["up", "serve"])
-def test_no_open_door_by_accident(new_instance: Maker, command: str, setting: dict[str, str], told: str) -> None:
+def test_no_open_door_by_accident(new_instance: Maker, command: str, variables: dict[str, str], told: str) -> None:
     instance = new_instance()
-    done = instance.cli(command, env=setting)
+    done = instance.cli(command, env=variables)
     assert done.returncode == 1
     assert told in done.stderr
     assert not instance.marked()
@@ -143,7 +144,9 @@ def _check_listeners(instance: Instance) -> None:
             if fields[3] == "0A" and fields[9] in inodes:
                 address, _, port = fields[1].partition(":")
                 listening.add((address, int(port, 16)))
-    assert listening == {("0100007F", port) for port in (instance.native, instance.info, instance.admin)}
+    expected = {item.port for item in settings.load(environ=instance.environment()).listeners()}
+    assert {instance.native, instance.info, instance.admin} <= expected
+    assert listening == {("0100007F", port) for port in expected}
 
 
 def _check_welcome(instance: Instance) -> None:

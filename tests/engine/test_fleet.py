@@ -6,9 +6,8 @@ import json
 
 import pytest
 
-from cloudsched.services import joining
 from cloudsched.services import jobs as job_service
-from cloudsched.services import lifecycle, pool_clouds, pool_ops, pool_sync, pool_views
+from cloudsched.services import joining, lifecycle, pool_clouds, pool_ops, pool_sync, pool_views
 from cloudsched.store import clouds, events, nodes, system
 
 from .conftest import ADA, House, Played
@@ -389,3 +388,42 @@ def test_what_has_ended_long_ago_is_forgotten(light: House) -> None:
     light.clock.advance(91 * 86400)
     light.engine.upkeep.forget()
     assert nodes.get(agent.node_id) is None
+
+
+def test_a_machine_whose_lifetime_ends_before_a_job_would_is_retired(light: House) -> None:
+    light.set(retire_before_lifetime=True, retire_before_lifetime_factor=2.0)
+    light.add_cloud("alpha")
+    first, second = run_up(light, 2)
+    ends = light.clock.now() + 150
+    for agent, times in ((first, [60, 80]), (second, [60, 91])):
+        light.database.write(lambda tx, agent=agent, times=times: nodes.update(  # type: ignore[misc]
+            tx, agent.node_id, facts=json.dumps({"expires_at": ends}), run_times=json.dumps(times)))
+    light.engine.job.clean_up()
+    assert retiring(light) == [second.node_id]
+
+
+def test_a_machine_whose_proxy_expires_is_destroyed(light: House) -> None:
+    light.add_cloud("alpha")
+    (agent,) = run_up(light, 1)
+    ends = light.clock.now() + light.settings.cloud_scheduler.general.vm_proxy_shutdown_threshold + 1
+    light.database.write(lambda tx: nodes.update(tx, agent.node_id, facts=json.dumps({"proxy_expires_at": ends})))
+    light.engine.job.clean_up()
+    assert light.node(agent.node_id).state == "running"
+    light.clock.advance(1)
+    light.engine.job.clean_up()
+    assert light.node(agent.node_id).state == "stopping"
+
+
+def test_without_graceful_shutdown_starting_machines_make_room_and_busy_ones_stay(light: House) -> None:
+    light.set(graceful_shutdown=False)
+    light.add_cloud("alpha", slots=4)
+    busy = run_up(light, 2, user="ada")
+    light.driver("alpha")._boot_s = 1000.0
+    light.submit(20, user="ada")
+    light.cycle(2)
+    assert [node.status for node in light.nodes()] == ["Running", "Running", "Starting", "Starting"]
+    light.submit(20, user="bob")
+    light.cycle()
+    assert [node.id for node in light.nodes() if node.user == "ada"] == [agent.node_id for agent in busy]
+    light.cycle(2)
+    assert [node.user for node in light.nodes()] == ["ada", "ada", "bob", "bob"]

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -130,9 +129,8 @@ def test_a_leader_that_was_replaced_drops_its_plan(house: House) -> None:
 
 
 @pytest.mark.postgres
-def test_loops_go_on_after_the_connections_were_cut(pg_server: Any, runners: Callable[..., Runner], database: Database) -> None:
-    if not database.pg:
-        pytest.skip("PostgreSQL alone can cut connections")
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)  # it alone can cut connections
+def test_loops_go_on_after_the_connections_were_cut(runners: Callable[..., Runner], database: Database) -> None:
     import psycopg
 
     ran: list[int] = []
@@ -199,10 +197,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, FakeDriver]]:
 
 
 @pytest.mark.postgres
-def test_two_engines_on_one_database_double_nothing(pg_server: Any, database: Database, tmp_state: Path,
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_two_engines_on_one_database_double_nothing(database: Database, tmp_state: Path,
                                                     world: dict[str, FakeDriver]) -> None:
-    if not database.pg:
-        pytest.skip("several engines need PostgreSQL")
     pace = {f"engine.{name}_interval_s": 0.05 for name in ("job_poller", "machine_poller", "node_poller", "scheduler", "cleanup")}
     chosen = settings.load({"state": str(tmp_state), "database_url": database.url, "engine.lease_s": 1, **pace},
                            environ={"HOME": str(tmp_state)})

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from cloudsched.services import why
+from cloudsched.services import pool_ops, why
 from cloudsched.store import clouds, nodes
 
 from .conftest import House
@@ -193,3 +193,14 @@ def test_security_groups_and_image_of_the_chosen_cloud_reach_the_driver(light: H
     assert (asked.security_groups, asked.image, asked.instance_type, asked.network) == (("web",), "img-a", "big", "n1")
     assert (asked.user, asked.vm_type, asked.slots) == ("ada", "default", 1)
     assert light.nodes()[0].job_id == number
+
+
+def test_a_cloud_disabled_after_the_decision_boots_nothing(light: House) -> None:
+    light.add_cloud("alpha")
+    (number,) = light.submit()
+    light.engine.job.schedule()
+    pool_ops.switch_cloud("alpha", enabled=False)
+    light.work()
+    assert light.driver("alpha").counters.get("boot", 0) == 0
+    assert light.job(number).placed == 0
+    assert not light.nodes()
