@@ -7,6 +7,7 @@ wrong on the way is a text. Redirects are not followed, proxies not asked, bodie
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import os
@@ -15,9 +16,10 @@ import resource
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,8 @@ class _Round:
         self.bytes_left = bytes_left
 
 
+R = TypeVar("R")
+Chain = Generator[Call, Answer, R]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Place = tuple[str, str, int]
 
@@ -102,12 +106,17 @@ class Line:
         loop = self._running()
         return asyncio.run_coroutine_threadsafe(self._all(calls, limit_s), loop).result()
 
+    def start(self, chain: Chain[R], *, limit_s: float) -> concurrent.futures.Future[R]:
+        """Begin a chain of calls to one agent: each answer is sent into the generator, which yields the next call. It runs
+        beside all others, in the thread of the loop: it must not wait for anything else."""
+        return asyncio.run_coroutine_threadsafe(self._chain(chain, limit_s), self._running())
+
     def close(self) -> None:
         """Close all connections and end the thread."""
         loop, thread = self._loop, self._thread
         if loop is None or thread is None or self._pid != os.getpid():
             return
-        asyncio.run_coroutine_threadsafe(self._drop_idle(), loop).result()
+        asyncio.run_coroutine_threadsafe(self._drop_all(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -137,6 +146,18 @@ class Line:
         order = sorted(range(len(calls)), key=lambda index: self._trouble.get(calls[index].url, 0.0) > now)
         await asyncio.gather(*(one(index) for index in order))
         return [answer or Answer(0, error="not called") for answer in found]
+
+    async def _chain(self, chain: Chain[R], limit_s: float) -> R:
+        now = time.monotonic()
+        self._close_old(now)
+        told = _Round(now + limit_s, limit_s, self.limits.total_bytes)
+        try:
+            call = next(chain)
+            while True:
+                call = chain.send(await self._one(call, told))
+        except StopIteration as end:
+            found: R = end.value
+            return found
 
     async def _one(self, call: Call, told: _Round) -> Answer:
         try:
@@ -306,7 +327,11 @@ class Line:
         if len(self._trouble) > 100_000:
             self._trouble = {url: until for url, until in self._trouble.items() if until > now}
 
-    async def _drop_idle(self) -> None:
+    async def _drop_all(self) -> None:
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
         for kept in self._idle.values():
             for _, (_, writer) in kept:
                 writer.transport.abort()

@@ -13,6 +13,7 @@ from cloudsched.engine.loops import Loop, Runner
 from cloudsched.engine.places import Places
 from cloudsched.engine.polling import Poller
 from cloudsched.engine.pool import ExternalPool
+from cloudsched.engine.runners import RunnerLoop
 from cloudsched.engine.upkeep import Upkeep
 from cloudsched.services import lifecycle, operations
 from cloudsched.services.agent_rules import instance_id
@@ -39,6 +40,7 @@ class Engine:
         self.pool = ExternalPool.from_settings(settings)
         self.poller = Poller(self.places)
         self.upkeep = Upkeep(settings)
+        self.runners = RunnerLoop(settings)
         self.workers = Workers(self.places, holder=self.holder, boot_threads=settings.engine.boot_threads,
                                destroy_threads=settings.cloud_scheduler.general.max_destroy_threads,
                                ban_file=settings.cloud_scheduler.general.ban_file or "")
@@ -56,6 +58,7 @@ class Engine:
             Loop("upkeep", 1.0, self.keep_up),
             Loop("retention", 300.0, self.upkeep.forget),
             Loop("sweep", every.sweep_interval_s, self.poller.sweep),
+            Loop("log_runners", 1.0, self.runners.tick),
             Loop("operations", 0.5, lambda: operations.work(self.holder), led=False),
             Loop("workers", 0.1, self.workers.tick, led=False),
         ]
@@ -99,6 +102,7 @@ class Engine:
             left = self.destroy_all()
         self.workers.stop()
         self.poller.stop()
+        self.runners.close()
         write(lambda tx: system.drop_leases(tx, self.holder))
         return left
 

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 STYLES = ("envelope", "document")
-FIRST_PORT, PORTS = 3000, 1000
+FIRST_PORT, PORTS, ANY_PORT = 3000, 1000, -1
 HEARTBEAT_S, MASTER_TIMEOUT_S = 15.0, 5.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The checked configuration. `port` 0 means: the first free one from 3000 upwards."""
+    """The checked configuration. `port` ANY_PORT: the first free one from 3000 upwards; 0: any free one."""
 
     host: str = "127.0.0.1"
-    port: int = 0
+    port: int = ANY_PORT
     rest_dir: str = ".logkitconfs"
     meta_dir: str = ""
     response_style: str = "envelope"
@@ -155,7 +155,7 @@ def _without_comment(line: str) -> str:
 
 def _bind(text: str) -> tuple[str, int]:
     if not text:
-        return "127.0.0.1", 0
+        return "127.0.0.1", ANY_PORT
     parts = urlsplit(text if "//" in text else "//" + text)
     try:
         port = parts.port

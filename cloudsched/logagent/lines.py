@@ -92,14 +92,19 @@ def _pieces(data: bytes, limit: int) -> Optional[list[bytes]]:
     lines = _split(data)
     if max(map(len, lines)) <= limit:
         return None
-    pieces = []
+    pieces: list[bytes] = []
     for line in lines:
-        while len(line) > limit:
-            end = _character_end(line, limit)
-            pieces.append(line[:end])
-            line = line[end:]
-        pieces.append(line)
+        pieces += _cut_up(line, limit)
     return pieces
+
+
+def _cut_up(line: bytes, limit: int) -> list[bytes]:
+    pieces = []
+    while len(line) > limit:
+        end = _character_end(line, limit)
+        pieces.append(line[:end])
+        line = line[end:]
+    return [*pieces, line]
 
 
 def _character_end(data: bytes, limit: int) -> int:
@@ -118,9 +123,9 @@ def _multi_line(data: bytes, framing: Framing, *, complete: bool, quiet: bool) -
     """Join lines up to the next one that matches `head`. The last record waits for its successor, or for quiet."""
     assert framing.head is not None
     lines = _split(data)
-    if lines and not lines[-1].endswith(b"\n") and not (complete and quiet):
-        if len(lines[-1]) < framing.max_line_bytes:
-            lines.pop()
+    ended = complete and quiet
+    if lines and not ended and not lines[-1].endswith(b"\n") and len(lines[-1]) < framing.max_line_bytes:
+        lines.pop()
     records: list[bytearray] = []
     for line in lines:
         starts = framing.head.search(line.decode(framing.encoding, "replace")) is not None
@@ -128,23 +133,12 @@ def _multi_line(data: bytes, framing: Framing, *, complete: bool, quiet: bool) -
             records.append(bytearray(line))
         else:
             records[-1] += line
-    if records and not (complete and quiet) and len(records[-1]) < framing.max_line_bytes:
+    if records and not ended and len(records[-1]) < framing.max_line_bytes:
         records.pop()
     if not records:
         return None
-    return _decoded(_pieces_of(records, framing.max_line_bytes), framing.encoding)
-
-
-def _pieces_of(records: list[bytearray], limit: int) -> list[bytes]:
-    found: list[bytes] = []
-    for record in records:
-        rest = bytes(record)
-        while len(rest) > limit:
-            end = _character_end(rest, limit)
-            found.append(rest[:end])
-            rest = rest[end:]
-        found.append(rest)
-    return found
+    pieces = [piece for record in records for piece in _cut_up(bytes(record), framing.max_line_bytes)]
+    return _decoded(pieces, framing.encoding)
 
 
 def head_pattern(text: str) -> Optional[Pattern[str]]:

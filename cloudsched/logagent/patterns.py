@@ -31,7 +31,8 @@ LIBRARY = {
     "USERNAME": r"[\w.@$-]+",
     "USER": r"%{USERNAME}",
     "EMAILADDRESS": r"[\w.!#$%&'*+/=?^`{|}~-]+@%{HOSTNAME}",
-    "LOGLEVEL": r"(?i:trace|debug|info(?:rmation)?|notice|warn(?:ing)?|err(?:or)?|crit(?:ical)?|alert|fatal|severe|emerg(?:ency)?)",
+    "LOGLEVEL": r"(?i:trace|debug|info(?:rmation)?|notice|warn(?:ing)?|err(?:or)?|crit(?:ical)?|alert|fatal|severe"
+                r"|emerg(?:ency)?)",
     # network
     "IPV4": r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.]*\d)",
     "IPV6": r"(?:[0-9A-Fa-f]{0,4}:){2,7}(?:%{IPV4}|[0-9A-Fa-f]{0,4})(?:%\w+)?",

@@ -196,11 +196,12 @@ class FileReader:
     def _adopt(self, path: str, state: os.stat_result, *, offset: int = 0, named: str = "") -> Generation:
         generation = Generation(named or path, key=key_of(state))
         generation.location, generation.mtime_ns = path, state.st_mtime_ns
-        if generation.open() and offset:
+        if offset and generation.open():
             assert generation.fd is not None
             length = min(GUARD_BYTES, offset)
             guard = os.pread(generation.fd, length, offset - length)
             generation.read = generation.acked = Position(offset, guard)
+            generation.close()
         self._live[generation.key] = generation
         self._dirty = True
         return generation
@@ -208,9 +209,9 @@ class FileReader:
     def _may_be_copy(self, path: str, key: Key, now: float) -> bool:
         """A file that begins like a live one and is named after it: copy-truncate is at work; wait for the truncation."""
         for other in self._live.values():
-            if not other.moved and other.read.offset and is_rotated(path, other.path):
-                if begins_like(path, other.head, other.read) is not False:
-                    return now - self._waiting.setdefault(key, now) < COPYING_S
+            related_live = not other.moved and other.read.offset and is_rotated(path, other.path)
+            if related_live and begins_like(path, other.head, other.read) is not False:
+                return now - self._waiting.setdefault(key, now) < COPYING_S
         return False
 
     # ---- files that went
@@ -222,7 +223,7 @@ class FileReader:
             if not generation.nameless():
                 generation.location = find_inode(generation.path, generation.key[1]) or generation.location
             self._adopt_missed(generation)
-        if generation.fd is None and not generation.open():
+        if not generation.open() and not self._found_again(generation):
             self._forget(generation)
             return
         try:
@@ -233,6 +234,12 @@ class FileReader:
         # A writer may go on in the renamed file until it reopens.
         if done and now - max(generation.grown_at, generation.used_at) > max(FINISHED_S, QUIET_S):
             self._finish(generation)
+
+    def _found_again(self, generation: Generation) -> bool:
+        """It was renamed once more before it was opened."""
+        place = find_inode(generation.path, generation.key[1])
+        generation.location = place or generation.location
+        return place is not None and generation.open()
 
     def _finish(self, generation: Generation) -> None:
         if generation.acked != generation.read:
@@ -307,10 +314,9 @@ class FileReader:
         return True
 
     def _close_idle(self, generation: Generation, now: float) -> None:
-        expire = self.source.expire_s
-        if expire and not generation.moved and generation.fd is not None:
-            if now - max(generation.used_at, generation.grown_at) > expire:
-                generation.close()
+        unused_s = now - max(generation.used_at, generation.grown_at)
+        if self.source.expire_s and not generation.moved and unused_s > self.source.expire_s:
+            generation.close()
 
     # ---- restoring
 

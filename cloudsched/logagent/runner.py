@@ -180,7 +180,8 @@ class Run:
                 stage = self.stats.senders[sender.name]
                 stage.failed(str(error) or type(error).__name__)
                 if 0 < self.plan.tries <= failures:
-                    stage.failed(f"{len(batch.records)} records dropped after {failures} tries (batch_try_times)", len(batch.records))
+                    count = len(batch.records)
+                    stage.failed(f"{count} records dropped after {failures} tries (batch_try_times)", count)
                     return True
                 if self._stop.wait(pause_s(failures, error)) or self._stop.is_set():
                     return False

@@ -42,7 +42,7 @@ class Runners:
         self._settings = settings
         self._store = ConfigStore(settings.rest_dir)
         self._entries: Dict[str, _Entry] = {}
-        self._locks: Dict[str, threading.RLock] = {}
+        self._locks = [threading.RLock() for _ in range(256)]
         self._lock = threading.Lock()
 
     def restore(self) -> None:
@@ -151,8 +151,7 @@ class Runners:
 
     def _held(self, name: str, code: str) -> threading.RLock:
         check_name(name, code=code)
-        with self._lock:
-            return self._locks.setdefault(name, threading.RLock())
+        return self._locks[hash(name) % len(self._locks)]
 
     def _known(self, name: str, code: str, text: str = "") -> _Entry:
         entry = self._entries.get(name)

@@ -11,7 +11,7 @@ from socketserver import ThreadingMixIn
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from cloudsched.logagent import VERSION, log
-from cloudsched.logagent.config import FIRST_PORT, PORTS, STYLES
+from cloudsched.logagent.config import ANY_PORT, FIRST_PORT, PORTS, STYLES
 from cloudsched.logagent.errors import Refused
 from cloudsched.logagent.routes import NOTHING
 
@@ -71,7 +71,7 @@ class AgentServer(ThreadingMixIn, HTTPServer):
 
 def listen(settings: Settings) -> AgentServer:
     """Bound and listening; OSError when the port is taken, or none of the default range is free."""
-    if settings.port:
+    if settings.port != ANY_PORT:
         return AgentServer(settings, (settings.host, settings.port))
     for port in range(FIRST_PORT, FIRST_PORT + PORTS):
         try:

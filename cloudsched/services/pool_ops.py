@@ -87,7 +87,8 @@ def switch_cloud(name: str, *, enabled: bool, actor: str = "") -> Cloud:
     word, at = ("enable" if enabled else "disable"), clock.now()
     # An administrator's word ends what the scheduling job decided by itself (B47).
     write(lambda tx: clouds.update(tx, facts.cloud.id, at=at, event=f"cloud.{word}", actor=actor,
-                                   note={"name": facts.name}, enabled=int(enabled), disabled_at=None))
+                                   note={"name": facts.name}, enabled=int(enabled), disabled_at=None,
+                                   error_since=None, error_text=""))
     return facts.cloud
 
 

@@ -120,24 +120,26 @@ def job_counts() -> tuple[int, int]:
 
 def _all_facts(jobs: Sequence[Job], blocks: dict[int, list[tuple[str, float]]]) -> list[JobFacts]:
     statuses = [_status(job.source, job.state, job.batch_status) for job in jobs]
-    places = _places([job.node_id for job, status in zip(jobs, statuses, strict=True)
-                      if status == RUNNING and job.node_id is not None])
+    running_on = [job.node_id for job, status in zip(jobs, statuses, strict=True)
+                  if status == RUNNING and job.node_id is not None]
+    # The cloud as in the job lists: that of the node it was last seen on, be it gone meanwhile.
+    clouds, hosts = store.node_clouds(running_on), _hosts(running_on)
     found = []
     for job, status in zip(jobs, statuses, strict=True):
         running = status == RUNNING
-        cloud, host = places.get(job.node_id or 0, ("", None)) if running else ("", None)
+        cloud, host = (clouds.get(job.node_id or 0, ""), hosts.get(job.node_id or 0)) if running else ("", None)
         found.append(JobFacts(
             job, shapes.get(job.shape_id), status, running or bool(job.placed), cloud, blocks.get(job.id, ()),
             {} if job.attributes == "{}" else json.loads(job.attributes), job.remote_host if job.source != "queue" else host))
     return found
 
 
-def _places(ids: Sequence[int]) -> dict[int, tuple[str, str | None]]:
+def _hosts(ids: Sequence[int]) -> dict[int, str]:
     if not ids:
         return {}
     wanted = set(ids)
     whole = pool.pool()
-    return {node.id: (cloud.name, node.hostname or node.name)
+    return {node.id: node.hostname or node.name
             for cloud in (*whole.clouds, *whole.gone) for node in cloud.every() if node.id in wanted}
 
 

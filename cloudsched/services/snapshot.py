@@ -260,10 +260,10 @@ def _groups(tx: Tx, now: float) -> tuple[list[JobGroup], list[RunningJob]]:
 
 
 def with_job(snapshot: Snapshot, shape: Shape, job_id: int, priority: int) -> Snapshot:
-    """The same snapshot in which this job is among its group's heads (for `why`)."""
-    groups = []
-    for group in snapshot.groups:
-        missing = group.shape.id == shape.id and all(head.job_id != job_id for head in group.heads)
-        groups.append(replace(group, heads=(*group.heads, Head(job_id, priority)), unscheduled=max(1, group.unscheduled))
-                      if missing else group)
-    return replace(snapshot, groups=groups)
+    """The same snapshot in which this job waits among its group's heads (for `why`)."""
+    head = Head(job_id, priority)
+    others = [group for group in snapshot.groups if group.shape.id != shape.id]
+    mine = next((group for group in snapshot.groups if group.shape.id == shape.id), JobGroup(shape))
+    if all(known.job_id != job_id for known in mine.heads):
+        mine = replace(mine, heads=(*mine.heads, head), unscheduled=max(1, mine.unscheduled))
+    return replace(snapshot, groups=[*others, mine])

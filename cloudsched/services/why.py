@@ -41,9 +41,22 @@ def _ended(found: Job) -> tuple[str, list[Reason]]:
     return f"It has ended as {found.state}.", reasons
 
 
+# Rules that pass by themselves say nothing about why a job was held.
+_PASSING = frozenset({"slots", "memory", "storage", "blocked"})
+
+
 def _held(found: Job) -> tuple[str, list[Reason]]:
-    text = found.reason or "it was submitted held"
-    return "It is held: release it to let it go on.", [_reason("held", f"Held: {text}."), *_open_needs(found)]
+    text = (found.reason or "it was submitted held").rstrip(".")
+    refused = [reason for reason in _cloud_refusals(found) if reason["rule"] not in _PASSING]
+    return "It is held: release it to let it go on.", [_reason("held", f"Held: {text}."), *_open_needs(found), *refused]
+
+
+def _cloud_refusals(found: Job) -> list[Reason]:
+    """What each cloud would say if the job were waiting now."""
+    shape, at = shapes.get(found.shape_id), clock.now()
+    picture = snapshot.with_job(snapshot.build(at), shape, found.id, found.priority)
+    answer = rules.why_job(picture, snapshot.policy(), at, shape_id=shape.id, job_id=found.id)
+    return [_of_rule(one, cloud) for cloud, refused in answer.clouds.items() for one in refused]
 
 
 def _in_hand(found: Job) -> tuple[str, list[Reason]]:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from cloudsched.domain.rollout import ROLLOUT, ROLLOUT_ACTIVE
 from cloudsched.domain import moves as legal
+from cloudsched.domain.rollout import ROLLOUT, ROLLOUT_ACTIVE
 from cloudsched.store import events, logagents
 from cloudsched.store.db import Row, Tx, read
 
@@ -139,7 +139,8 @@ def update(tx: Tx, number: int, *, at: float, actor: str, event: str, note: dict
     """Set columns of a runner, with an event."""
     logagents.changed(tx)
     sets = "".join(f"{name} = ?, " for name in facts)
-    tx.run(f"UPDATE runner SET {sets}updated_at = ?, version = version + 1 WHERE id = ?", (*facts.values(), at, number))
+    tx.run(f"UPDATE runner SET {sets}actor = ?, updated_at = ?, version = version + 1 WHERE id = ?",
+           (*facts.values(), actor, at, number))
     events.append(tx, event, ("runner", number), at=at, actor=actor, **(note or {}))
 
 
@@ -266,6 +267,12 @@ def left(tx: Tx) -> list[Row]:
     """(target id, agent id, name) of agents that no longer have the tag of the runner that is wanted there."""
     return tx.all("SELECT t.id, t.agent_id, t.name FROM runner_target t JOIN log_agent a ON a.id = t.agent_id AND a.by_hand = 0 "
                   "JOIN runner r ON r.id = t.runner_id WHERE r.tag <> a.tag")
+
+
+def leave(tx: Tx, number: int, agent_id: int, name: str, *, at: float) -> None:
+    """The agent left the tag: it is to lose the runner, unless somebody took that pair in hand."""
+    if tx.run("DELETE FROM runner_target WHERE id = ? AND state = 'by_hand'", (number,)).rowcount == 0:
+        want(tx, [agent_id], name, runner_id=None, generation=0, want="absent", run="", digest="", at=at)
 
 
 # roll-outs

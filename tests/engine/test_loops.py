@@ -47,6 +47,7 @@ def runners(database: Database) -> Iterator[Callable[..., Runner]]:
         runner.stop()
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_loop_survives_any_exception(runners: Callable[..., Runner]) -> None:
     problems = iter([ZeroDivisionError("nothing"), sqlite3.DatabaseError("odd"), OSError(28, "full"), KeyError("gone")])
     done: list[int] = []
@@ -99,6 +100,7 @@ def test_one_leads_and_another_takes_over(runners: Callable[..., Runner]) -> Non
     assert next(row[3] for row in system.leases() if row[0] == "scheduler") == 2
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_long_tick_keeps_its_lease(runners: Callable[..., Runner]) -> None:
     ran: list[str] = []
     go_on = threading.Event()

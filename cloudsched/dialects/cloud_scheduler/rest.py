@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from flask import Flask, Response, request
 from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 
 from cloudsched.dialects.cloud_scheduler.calls import Call, NoSuchValue, Rest
 from cloudsched.dialects.cloud_scheduler.kept import Kept
@@ -19,6 +20,7 @@ NOT_FOUND = "not found"
 ERROR = "internal server error"
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _PIECE = re.compile("<([a-z]+)>")
 
 
@@ -68,7 +70,20 @@ def parameters() -> Mapping[str, str]:
     query = _last(request.args) if request.query_string else {}
     if request.method in ("GET", "HEAD"):
         return query
-    return {**_last(request.form), **query}
+    return {**_form(), **query}
+
+
+def _form() -> dict[str, str]:
+    """The parameters of the body. One that was cut off on its way is no request: `count=1` may have been `count=10`."""
+    if request.mimetype not in _FORMS:
+        return {}
+    body = request.get_data()
+    if len(body) < (request.content_length or 0):
+        raise BadRequest
+    # A body without a length (in chunks) is silently cut off at the limit.
+    if request.max_content_length is not None and len(body) >= request.max_content_length:
+        raise RequestEntityTooLarge
+    return _last(request.form)
 
 
 def _last(values: MultiDict[str, str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from cloudsched.dialects.logkit.asks import Environ
 from cloudsched.dialects.logkit.style import ENVELOPE, Outcome
 from cloudsched.services.logagents import Fleet
 from cloudsched.services.logagents_calls import Master, make_line
+from cloudsched.services.runners import Runners
 from cloudsched.settings import Settings
 
 REGISTER, LIST = "/logkit/cluster/register", "/logkit/cluster/slaves"
@@ -31,6 +32,7 @@ class Front:
         self.fleet = Fleet(agents_max=settings.logkit.agents_max)
         self.line = make_line(settings)
         self.master = Master(settings, self.fleet, self.line)
+        self.master.noted = Runners(settings).note
         self._default, self._enabled = settings.logkit.response_style, settings.logkit.enable
         self._flask: Any = None
         self._lock = threading.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import xmlrpc.client
 
 import pytest
@@ -226,6 +227,17 @@ def test_one_job(info: FlaskClient, pool: FixedPool, name: str) -> None:
     key = pool.jobs[name].key
     assert rest(info, f"/jobs/{key.replace('#', '%23')}") == drawn(T7_HEAD + JOBS[name])
     assert rpc(info, "get_job", key) == drawn(T7_HEAD + JOBS[name])
+
+
+def test_the_cloud_of_a_job_is_the_same_in_list_and_alone(info: FlaskClient, pool: FixedPool) -> None:
+    """Also when its node is gone and the batch system has not noticed yet."""
+    node = pool.nodes["running"].id
+    write(lambda tx: tx.run("UPDATE job SET source = 'condor', batch_status = 2 WHERE node_id = ?", (node,)))
+    write(lambda tx: tx.run("UPDATE node SET state = 'gone' WHERE id = ?", (node,)))
+    key = pool.jobs["running"].key
+    assert rpc(info, "get_job", key) == drawn(T7_HEAD + JOBS["running"])
+    assert drawn(JOBS["running"]) in rpc(info, "get_runningjobs")
+    assert json.loads(rpc(info, "get_json_job", key))["running_cloud"] == "alpha"
 
 
 def test_job_of_an_external_queue_shows_its_own_status(info: FlaskClient, pool: FixedPool) -> None:

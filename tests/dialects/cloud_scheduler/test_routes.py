@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 from dataclasses import replace
 
@@ -252,6 +253,28 @@ def raw(port: int, request: bytes) -> bytes:
         while piece := connection.recv(65536):
             found += piece
     return found
+
+
+def test_a_body_that_was_cut_off_does_nothing(pool: FixedPool, settings: Settings) -> None:
+    with serve(admin_app(settings)) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"PUT /clouds/alpha HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+                           b"Content-Length: 14\r\n\r\nallocations=1")
+        connection.shutdown(socket.SHUT_WR)
+        found = connection.recv(65536)
+    assert b" 400 " in found.partition(b"\r\n")[0]
+    assert clouds.all_clouds()[0].max_slots == 10
+
+
+def test_a_body_behind_a_server_that_does_not_tell_of_its_end(admin: FlaskClient, pool: FixedPool) -> None:
+    """As gunicorn hands it over: the end of the stream is the end of the body, however long it was to be."""
+    form = {"CONTENT_TYPE": "application/x-www-form-urlencoded", "wsgi.input_terminated": True}
+    cut = {**form, "wsgi.input": io.BytesIO(b"action=disable"), "CONTENT_LENGTH": "50"}
+    assert admin.put("/clouds/alpha", environ_overrides=cut).status_code == 400
+    chunks = {**form, "wsgi.input": io.BytesIO(b"action=disable&x=" + b"a" * (33 << 20)), "CONTENT_LENGTH": ""}
+    assert admin.put("/clouds/alpha", environ_overrides=chunks).status_code == 413
+    assert clouds.all_clouds()[0].enabled == 1
+    whole = {**form, "wsgi.input": io.BytesIO(b"action=disable"), "CONTENT_LENGTH": ""}
+    assert admin.put("/clouds/alpha", environ_overrides=whole).text == "Cloud: alpha disabled."
 
 
 # errors of the server itself
