@@ -75,7 +75,8 @@ class Running:
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
                 if "cloudsched.agent" not in words:
-                    found[f"{pid} {words.split(' -m ')[-1][:30]}"] = resident_kb(pid)
+                    name = words.split(" -m ")[-1][:30]
+                    found[f"{pid} {name}"] = resident_kb(pid)
         return found
 
     def stop(self) -> None:

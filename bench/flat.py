@@ -13,11 +13,11 @@ import time
 from common import ROOT, show
 
 sys.path.insert(0, str(ROOT))
-from cloudsched.domain.submission import parse  # noqa: E402
-from cloudsched.services import jobs as service  # noqa: E402
-from cloudsched.services import settling  # noqa: E402
-from cloudsched.services.caller import Caller  # noqa: E402
-from cloudsched.store import db, jobs, migrations  # noqa: E402
+from cloudsched.domain.submission import parse
+from cloudsched.services import jobs as service
+from cloudsched.services import settling
+from cloudsched.services.caller import Caller
+from cloudsched.store import db, jobs, migrations
 
 RUNS, WORK = 5, 2000
 ME = Caller("bench", "operator")

@@ -62,7 +62,7 @@ def make_state_dir(found: Settings) -> None:
     """The directory that holds everything; passable for the users that jobs run as, readable for nobody else."""
     os.makedirs(found.state.dir, mode=0o711, exist_ok=True)
     if os.geteuid() == 0 and os.stat(found.state.dir).st_uid == 0:
-        os.chmod(found.state.dir, 0o711)
+        os.chmod(found.state.dir, 0o711)  # noqa: S103 - passable, not readable
 
 
 def follow_log_level(every_s: float = 5.0) -> None:

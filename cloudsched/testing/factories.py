@@ -73,7 +73,8 @@ def make_job(shape_id: int | None = None, *, user: str = "alice", vm_type: str =
         proc, state = columns.get("proc", 0), columns.get("state", "queued")
         given = {
             "id": number, "source": source, "key": f"host.example.org#{batch}.{proc}#{int(at)}", "batch_id": batch,
-            "proc": proc, "name": "", "label": "", "user": user, "org": "", "kind": "command", "shape_id": shape_id, "state": state,
+            "proc": proc, "name": "", "label": "", "user": user, "org": "", "kind": "command", "shape_id": shape_id,
+            "state": state,
             "priority": 0, "max_retries": 0, "backoff_s": 0.0, "time_limit_s": None, "needs": 0, "depends_fail": "cancel",
             "not_before": None, "submitted_at": at, "queued_at": at, "spec": '{"command": ["true"]}', "attributes": "{}",
             "retry_of": None}

@@ -69,8 +69,8 @@ def test_a_running_server_is_not_replaced_under_its_feet(found: Settings, tmp_pa
 def test_what_does_not_fit_is_found_and_rebuilt(found: Settings) -> None:
     opened = db.open_database(found.database.url)
     opened.write(lambda tx: tx.run(
-        'INSERT INTO job (id, key, batch_id, proc, "user", shape_id, state, priority, attempt, retries, max_retries, backoff_s, needs, '
-        "submitted_at, spec) VALUES (7, 'k', 3, 0, 'ada', 99, 'pending', 0, 0, 0, 0, 0, 2, 1.0, '{}')"))
+        'INSERT INTO job (id, key, batch_id, proc, "user", shape_id, state, priority, attempt, retries, max_retries, backoff_s, '
+        "needs, submitted_at, spec) VALUES (7, 'k', 3, 0, 'ada', 99, 'pending', 0, 0, 0, 0, 0, 2, 1.0, '{}')"))
     opened.close()
     bad = {name for name, ok, _ in admin.check(found) if not ok}
     assert bad == {"jobs have a shape", "dependencies are counted", "job numbers are ahead"}

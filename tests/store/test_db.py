@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import textwrap
+import threading
 
 import pytest
 
@@ -58,7 +58,7 @@ def test_hooks_run_after_the_commit_and_not_after_a_rollback(database: db.Databa
         raise ValueError
 
     database.write(good)
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         database.write(bad)
     assert seen == ["1"]
 
