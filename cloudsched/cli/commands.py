@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "jobs": ("jobs", "list, show, logs, wait, cancel, retry, hold, release, count, files, fetch"),
     "nodes": ("nodes", "list, show, drain, resume, destroy, token"),
     "clouds": ("clouds", "list, show, add, set, remove, enable, disable, verify"),
+    "logs": ("logs", "log agents and their runners: agents, runners, apply, diff, rollout, status"),
     "events": ("events", "what happened, and what happens now"),
     "why": ("explain", "why a job waits or a node is what it is"),
     "trace": ("explain", "everything that happened to a job or node, in order"),

@@ -32,9 +32,11 @@ KINDS = ("destroy", "boot")
 class Workers:
     """Claims requested nodes to boot and stopping nodes to destroy, each with its own threads."""
 
-    def __init__(self, places: Places, *, holder: str, boot_threads: int, destroy_threads: int, ban_file: str = "") -> None:
+    def __init__(self, places: Places, *, holder: str, boot_threads: int, destroy_threads: int, ban_file: str = "",
+                 lease_s: float = LEASE_S) -> None:
         self.places = places
         self.holder = holder
+        self._lease_s = lease_s
         self._limits = {"boot": boot_threads, "destroy": destroy_threads}
         self._work: dict[str, Callable[[Node], None]] = {
             "boot": Booter(places, holder=holder, ban_file=ban_file).boot, "destroy": self.destroy}
@@ -63,12 +65,13 @@ class Workers:
         """Extend the leases of calls that take long."""
         at = clock.now()
         with self._lock:
-            late = [number for held in self._held.values() for number, until in held.items() if until - at < LEASE_S * 2 / 3]
+            late = [number for held in self._held.values() for number, until in held.items()
+                    if until - at < self._lease_s * 2 / 3]
             if not late:
                 return
-            write(lambda tx: kept.renew(tx, late, holder=self.holder, until=at + LEASE_S))
+            write(lambda tx: kept.renew(tx, late, holder=self.holder, until=at + self._lease_s))
             for held in self._held.values():
-                held.update({number: at + LEASE_S for number in late if number in held})
+                held.update({number: at + self._lease_s for number in late if number in held})
 
     def stop(self) -> None:
         """Wait for the calls under way."""
@@ -82,10 +85,10 @@ class Workers:
             free = self._limits[kind] - len(held)
             if free <= 0 or not kept.has_due(read(), kind, at):
                 return []
-            found = write(lambda tx: kept.claim_due(tx, kind, holder=self.holder, at=at, lease_s=LEASE_S, limit=free))
+            found = write(lambda tx: kept.claim_due(tx, kind, holder=self.holder, at=at, lease_s=self._lease_s, limit=free))
             # A call of ours that outlived its lease (the database was away) is still under way: not begun a second time.
             fresh = [node for node in found if node.id not in held]
-            held.update({node.id: at + LEASE_S for node in found})
+            held.update({node.id: at + self._lease_s for node in found})
         return fresh
 
     def _on_thread(self, kind: str, node: Node) -> None:

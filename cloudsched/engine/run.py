@@ -7,7 +7,7 @@ import threading
 import time
 
 from cloudsched import clock
-from cloudsched.engine.boots import Workers
+from cloudsched.engine.boots import LEASE_S, Workers
 from cloudsched.engine.carry import CLEANUP, SCHEDULER, SchedulingJob
 from cloudsched.engine.loops import Loop, Runner
 from cloudsched.engine.places import Places
@@ -43,7 +43,8 @@ class Engine:
         self.runners = RunnerLoop(settings)
         self.workers = Workers(self.places, holder=self.holder, boot_threads=settings.engine.boot_threads,
                                destroy_threads=settings.cloud_scheduler.general.max_destroy_threads,
-                               ban_file=settings.cloud_scheduler.general.ban_file or "")
+                               ban_file=settings.cloud_scheduler.general.ban_file or "",
+                               lease_s=min(LEASE_S, 2 * settings.engine.lease_s))
         self.job = SchedulingJob(self.places, holder=self.holder, pool=self.pool)
         self.runner = Runner(self._loops(), holder=self.holder, lease_s=settings.engine.lease_s, presence=PRESENCE + self.holder)
 

@@ -169,3 +169,8 @@ def file_runner(source: Path | str, target: Path, **more: Any) -> dict[str, Any]
 
 def duplicates(items: list[str]) -> int:
     return sum(count - 1 for count in Counter(items).values())
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
