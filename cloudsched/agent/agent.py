@@ -14,7 +14,7 @@ import time
 from collections import deque
 
 from cloudsched.agent import book as books
-from cloudsched.agent import home, jobs, lines, log, privileges, processes, profile, transfer
+from cloudsched.agent import guard, home, jobs, lines, log, privileges, processes, profile, transfer
 from cloudsched.agent import options as command_line
 from cloudsched.agent.book import Book
 from cloudsched.agent.runner import Runner
@@ -50,8 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run until told to stop. Status: 0 told so or the node is gone, 1 server lost, 2 cannot start at all."""
     options = command_line.parse(argv)
     log.set_level(options.log_level)
+    own = os.getpid()
+    return guard.guarded(lambda: _run(options, own))
+
+
+def _run(options: argparse.Namespace, guard_pid: int) -> int:
     try:
         agent = Agent(options)
+        guard.end_with_guard(guard_pid)
+    except KeyboardInterrupt:  # stopped before there was anything to clean up
+        return EXIT_OK
     except (OSError, privileges.CannotBecome, home.AlreadyRunning) as error:
         log.say("error", "cannot start", error=str(error))
         return EXIT_USAGE

@@ -16,18 +16,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 LINUX = sys.platform.startswith("linux")
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
 def become_subreaper() -> bool:
     """Let orphans of our descendants come to us instead of to init; False where that does not exist."""
+    return _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def signal_at_death_of_parent(number: int) -> bool:
+    """Be sent this signal when our parent ends; forgotten by a change of user. False where that does not exist."""
+    return _prctl(PR_SET_PDEATHSIG, number)
+
+
+def _prctl(option: int, value: int) -> bool:
     if not LINUX:
         return False
     try:
         import ctypes
 
         libc = ctypes.CDLL(None, use_errno=True)
-        return bool(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+        return bool(libc.prctl(option, value, 0, 0, 0) == 0)
     except (ImportError, OSError, AttributeError):
         return False
 

@@ -11,17 +11,17 @@ from types import FrameType
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
-from gunicorn.workers.gthread import ThreadWorker
 
 from cloudsched import clock
 from cloudsched.app import start
+from cloudsched.app.quick import QuickWorker
 from cloudsched.settings import Settings, keys_always
 
 log = logging.getLogger(__name__)
 SERVER_FILE = "server.json"
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]
+class Worker(QuickWorker):
     """A thread worker whose held requests (long polls, streams) end at once when it is told to stop."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -65,6 +65,18 @@ class _Front:
             log.warning("%s", error)
             return _plain(start_response, "503 Service Unavailable", str(error))
 
+    def has_quick(self, port: str) -> bool:
+        """Does the application on this port have quick answers (see app/quick.py)?"""
+        found = self._answers.get(port)
+        return found is not None and getattr(found[0], "quick", None) is not None
+
+    def quick_for(self, port: str, address: str) -> Callable[[bytes], tuple[int, bytes, bool] | None] | None:
+        """Who gives quick answers on this port, to a caller that may have them."""
+        found = self._answers.get(port)
+        if found is None or (found[1] is not None and not self._may_call(address, port, found[1])):
+            return None
+        return getattr(found[0], "quick", None)
+
     def _may_call(self, address: str, port: str, networks: frozenset[Any]) -> bool:
         known = self._allowed.get((address, port))
         if known is None:

@@ -13,7 +13,7 @@ _threshold = LEVELS["info"]
 
 def set_level(name: str) -> None:
     """Drop what is below `name` (debug, info, warning, error)."""
-    global _threshold  # noqa: PLW0603
+    global _threshold
     _threshold = LEVELS[name]
 
 

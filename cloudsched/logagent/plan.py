@@ -77,9 +77,10 @@ def plan(config: Config, settings: Settings, *, starting: bool = True) -> Plan:
         raise BadConfig("cleaner is not supported; files are left to logrotate")
     reader = _strings(config, "reader")
     parser_keys = _strings(config, "parser")
+    source = _source(reader, number("max_line_len", 0), settings, starting=starting)
     names, make = _senders(config, settings, number("batch_try_times", 0))
     return Plan(
-        source=_source(reader, number("max_line_len", 0), settings, starting=starting),
+        source=source,
         parser=_parser(parser_keys),
         transforms=_transforms(config),
         senders=make,

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 SCAN_S = 0.5
 FINISHED_S = 5.0
 COPYING_S = 30.0
+# Times of files are as coarse as the kernel's tick.
+CLOCK_NS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class FileReader:
         self._finished: dict[Key, Generation] = {}
         self._waiting: dict[Key, float] = {}
         self._next_scan = 0.0
+        self._scanned_ns = 0
         self._fresh = True
         self._dirty = False
 
@@ -80,7 +83,7 @@ class FileReader:
         if value is None:
             return
         self._fresh = False
-        self.records = int(value.get("records", 0))
+        self.records, self._scanned_ns = int(value.get("records", 0)), int(value.get("scanned_ns", 0))
         files = [Saved.parse(item) for item in value.get("files", [])]
         lost = []
         for saved in files:
@@ -124,7 +127,7 @@ class FileReader:
         if not self._dirty:
             return
         files = [generation.saved() for table in (self._finished, self._live) for generation in table.values()]
-        disk.write_json(self._checkpoint, {"version": 1, "records": self.records, "files": files})
+        disk.write_json(self._checkpoint, {"version": 1, "records": self.records, "scanned_ns": self._scanned_ns, "files": files})
         self._dirty = False
 
     def lag(self) -> tuple[int, int]:
@@ -142,6 +145,7 @@ class FileReader:
     # ---- finding files
 
     def _scan(self, now: float) -> None:
+        began_ns = time.time_ns()
         found = self._matching()
         fresh, self._fresh = self._fresh, False
         new: list[Found] = []
@@ -157,6 +161,10 @@ class FileReader:
                 self._left(generation, now)
         for path, state in sorted(new, key=lambda item: (item[1].st_mtime_ns, item[0])):
             self._discover(path, state, newest=fresh and self.source.newest, now=now)
+            if not fresh and self._scanned_ns:
+                # The name is new to us, and may have been rotated since the last scan.
+                self._adopt_missed_since(path, self._scanned_ns - CLOCK_NS)
+        self._scanned_ns = began_ns
         if new or fresh:
             # Written before the first byte is read: a file rotated away while we are down is then looked for.
             self._dirty = True
@@ -287,6 +295,11 @@ class FileReader:
             log.say("info", "a generation rotated away unseen is read", path=path)
             self._adopt(path, state, named=generation.path).moved = True
 
+    def _adopt_missed_since(self, path: str, mtime_ns: int) -> None:
+        unknown = Generation(path, key=(-1, -1))
+        unknown.mtime_ns = mtime_ns
+        self._adopt_missed(unknown)
+
     def _known(self) -> set[Key]:
         return set(self._live) | set(self._finished)
 
@@ -350,9 +363,7 @@ class FileReader:
         """The generation itself is gone; what followed it may still be there."""
         if not saved.moved:
             log.say("warning", "a file of the checkpoint is gone or was replaced", path=saved.path, offset=saved.offset)
-        ghost = Generation(saved.path, key=(-1, -1))
-        ghost.mtime_ns = saved.mtime_ns
-        self._adopt_missed(ghost)
+        self._adopt_missed_since(saved.path, saved.mtime_ns)
 
 
 def _load(path: str) -> dict[str, Any] | None:

@@ -23,23 +23,32 @@ from cloudsched.store import clouds, external, jobs, nodes, shapes
 from cloudsched.store.db import Tx, read, write
 
 _EVENTS = {"succeeded": "succeed", "failed": "fail", "timeout": "time_out", "cancelled": "cancel"}
+REASON_MAX = 2000
+RESULT_MAX = METRICS_MAX = 1 << 18
+# What a node says is stored and shown: a wild number must not make a job unreadable.
+_AGE_MAX_S = 10 * 366 * 86_400.0
+Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Small = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+Seconds = Annotated[float, Meta(le=1e12)]
+Text = Annotated[str, Meta(max_length=1 << 16)]
+Pairs = Annotated[list[tuple[Number, Small]], Meta(max_length=100_000)]
 
 
 class Done(msgspec.Struct):
     """One result (see the protocol)."""
 
-    id: int
-    attempt: int
+    id: Number
+    attempt: Small
     state: str
-    exit_code: int | None = None
-    signal: int | None = None
+    exit_code: Small | None = None
+    signal: Small | None = None
     reason: str | None = None
-    stdout: str = ""
-    stderr: str = ""
-    ran_s: float = 0.0
+    stdout: Text = ""
+    stderr: Text = ""
+    ran_s: Seconds = 0.0
     ended_ago_s: float = 0.0
-    cpu_s: float | None = None
-    max_rss_mb: int | None = None
+    cpu_s: Seconds | None = None
+    max_rss_mb: Annotated[int, Meta(ge=0, le=1 << 40)] | None = None
     result: msgspec.Raw = msgspec.Raw(b"null")  # a union with None would refuse objects
 
 
@@ -49,10 +58,10 @@ class Sync(msgspec.Struct):
     want: Annotated[int, Meta(ge=0, le=1000)]
     wait_s: Annotated[float, Meta(ge=0, le=30)] = 0
     free: dict[str, float] = {}
-    holding: list[tuple[int, int]] = []
-    started: list[tuple[int, int, float]] = []
-    done: list[Done] = []
-    returned: list[tuple[int, int]] = []
+    holding: Pairs = []
+    started: Annotated[list[tuple[Number, Small, float]], Meta(max_length=10_000)] = []
+    done: Annotated[list[Done], Meta(max_length=10_000)] = []
+    returned: Pairs = []
     metrics: dict[str, Any] | None = None
     instance: str = ""
 
@@ -97,6 +106,8 @@ def _parse_sync(body: bytes) -> Sync:
     for index, done in enumerate(request.done):
         if done.state not in _EVENTS:
             raise Invalid.at(f"done[{index}].state", f"{done.state!r} is no end state", ", ".join(_EVENTS))
+        if len(done.result) > RESULT_MAX:
+            raise Invalid.at(f"done[{index}].result", f"has {len(done.result)} bytes", f"at most {RESULT_MAX}")
     return request
 
 
@@ -160,12 +171,13 @@ def _serve(tx: Tx, number: int, secret_hash: str, request: Sync, *, first: bool)
     reply = Reply()
     if request.done:
         reply.refused = settling.settle(tx, [_result(done, at) for done in request.done], node_id=number, at=at)
-        external.add_run_times(tx, number, [done.ran_s for done in request.done
-                                            if done.state != "cancelled" and (done.id, done.attempt) not in reply.refused])
+        refused = set(reply.refused)
+        external.add_run_times(tx, number, [max(0.0, done.ran_s) for done in request.done
+                                            if done.state != "cancelled" and (done.id, done.attempt) not in refused])
     if request.started:
-        jobs.start(tx, [(j, a, at - max(0.0, ago)) for j, a, ago in request.started], node_id=number, at=at)
+        jobs.start(tx, [(j, a, at - _age(ago)) for j, a, ago in request.started], node_id=number, at=at)
     if request.returned:
-        jobs.requeue(tx, [(j, a) for j, a in request.returned if jobs.holds(tx, number, j, attempt=a)], "give_back", at=at)
+        settling.give_back(tx, [(j, a) for j, a in request.returned if jobs.holds(tx, number, j, attempt=a)], at=at)
     held = jobs.in_hand(tx, number)
     reply.drop, kept = _compare(tx, held, request.holding, at) if first else _cancelled(held, request.holding)
     reply.goal = _goal(tx, number, state, goal, kept, at)
@@ -180,9 +192,13 @@ def _serve(tx: Tx, number: int, secret_hash: str, request: Sync, *, first: bool)
 def _result(done: Done, at: float) -> jobs.Result:
     return jobs.Result(
         done.id, done.attempt, _EVENTS[done.state], done.state, done.exit_code, done.signal,
-        done.reason and done.reason.replace("\0", "\ufffd"), done.ran_s,
-        at - max(0.0, done.ended_ago_s), done.cpu_s, done.max_rss_mb, done.stdout, done.stderr,
+        done.reason and done.reason.replace("\0", "\ufffd")[:REASON_MAX], max(0.0, done.ran_s),
+        at - _age(done.ended_ago_s), done.cpu_s, done.max_rss_mb, done.stdout, done.stderr,
         None if bytes(done.result) == b"null" else bytes(done.result).decode())
+
+
+def _age(ago_s: float) -> float:
+    return min(max(0.0, ago_s), _AGE_MAX_S)
 
 
 def _compare(tx: Tx, held: list[tuple[Any, ...]], holding: list[tuple[int, int]], at: float) -> tuple[

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 # Contract 3: ages in seconds.
 OK_BELOW_S, BAD_UP_TO_S = 31.0, 60.0
 OK, BAD, LOST = "ok", "bad", "lost"
-FLUSH_S, LOOK_S, VERSION_S = 0.4, 1.0, 0.2
+FLUSH_S, LOOK_S, VERSION_S, QUICK_LIST_S = 0.4, 1.0, 0.2, 0.05
 URL_MAX, TAG_MAX, BODIES_KEPT = 2000, 1000, 200_000
 _NEVER = float("inf")
 _UNFIT_URL = re.compile(r"[\x00-\x20\x7f-\xa0?#\\\ud800-\udfff]")
@@ -139,7 +139,7 @@ class Fleet:
         self._by_body: dict[bytes, LogAgent] = {}
         self._order: list[LogAgent] = []
         self._version = -1
-        self._check_at = self._look_at = 0.0
+        self._check_at = self._look_at = self._checked_at = 0.0
         self._dirty: dict[int, LogAgent] = {}
         self._lists: dict[tuple[str, str], tuple[int, float, bytes]] = {}
         self._flusher: threading.Thread | None = None
@@ -158,6 +158,22 @@ class Fleet:
             if agent is None:
                 return
         self._touch(agent, now)
+
+    def heard_of(self, body: bytes) -> bool:
+        """A heartbeat taken from memory alone, without a look at the database; False when that cannot be."""
+        now = steady()
+        agent = self._by_body.get(body)
+        if agent is None or not agent.listed or now >= self._check_at:
+            return False
+        self._touch(agent, now)
+        return True
+
+    def kept_list(self, tag: str, url: str) -> bytes | None:
+        """`listed` from memory alone: the list as it was rendered, while it is still true and was checked a moment ago."""
+        kept, now = self._lists.get((tag, url)), steady()
+        if kept is None or kept[0] != self.generation or now >= kept[1] or now >= self._checked_at + QUICK_LIST_S:
+            return None
+        return kept[2]
 
     def _touch(self, agent: LogAgent, now: float) -> None:
         # The agent first, then the generation: who reads the new generation sees the contact.
@@ -240,6 +256,7 @@ class Fleet:
         """See what other masters changed: of the list at once, of contacts every LOOK_S."""
         version = store.version()
         at = steady()
+        self._checked_at = at
         if version == self._version and at < self._look_at and not now:
             return
         with self._lock:

@@ -51,7 +51,11 @@ def settle(tx: Tx, results: Sequence[jobs.Result], *, node_id: int, at: float) -
     again: list[tuple[jobs.Result, float]] = []
     ends: list[tuple[int, str]] = []
     stopped: list[tuple[int, int]] = []
+    seen: set[int] = set()
     for r in results:
+        if r.id in seen:  # told twice in one call: the first counts
+            continue
+        seen.add(r.id)
         row = rows.get(r.id)
         if row is None or row[2] != r.attempt or row[3] != node_id or row[1] not in moves.JOB_ACTIVE:
             if row is None or row[2] != r.attempt or row[3] != node_id or row[1] not in moves.JOB_FINAL:
@@ -107,8 +111,17 @@ def redeliver(tx: Tx, items: Sequence[tuple[int, int]], *, at: float, reason: st
         else:
             back.append((number, attempt))
     done = jobs.requeue(tx, back, "lose", at=at, reason=reason)
+    _after_requeue(tx, done, at)
+    return done
+
+
+def give_back(tx: Tx, items: Sequence[tuple[int, int]], *, at: float) -> None:
+    """(job, attempt) that a node never started go back to the queue; what somebody wants cancelled ends."""
+    _after_requeue(tx, jobs.requeue(tx, items, "give_back", at=at), at)
+
+
+def _after_requeue(tx: Tx, done: Sequence[int], at: float) -> None:
     rows = jobs.locked(tx, done)
     after_end(tx, [(n, "cancelled") for n, row in rows.items() if row[1] == "cancelled" and row[8]], at=at)
     counts = Counter(row[10] for row in rows.values() if row[1] == "queued")
     tx.after.append(lambda: waiters.wake_shapes(counts.items()))
-    return done

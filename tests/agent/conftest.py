@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,22 @@ class AgentProcess:
         self.log_file = work.parent / "agent.log"
         with open(self.log_file, "ab") as log:
             self.process = subprocess.Popen(command, env=env, stderr=log)
-        self.pid = self.process.pid
+        self.pid = self._below_the_guard()
+
+    def _below_the_guard(self) -> int:
+        """The agent itself: the process that was started guards it (Linux)."""
+        until = time.monotonic() + 10.0
+        while time.monotonic() < until and self.process.poll() is None:
+            for child in processes.children(self.process.pid):
+                return child
+            time.sleep(0.005)
+        return self.process.pid
+
+    def kill_with_guard(self) -> None:
+        """kill -9 of both at once: nobody is there to clean up."""
+        self.send(signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGKILL)
+        self.send(signal.SIGKILL)
 
     def send(self, number: int) -> None:
         self.process.send_signal(number)
@@ -54,8 +70,9 @@ class AgentProcess:
         return sorted(os.listdir(self.work / "scratch"))
 
     def job_processes(self) -> list[int]:
-        """Everything that stands below the work directory, without the agent."""
-        return [pid for pid, _ in processes.standing_in(str(self.work)) if pid != self.pid]
+        """Everything that stands below the work directory, without the agent and its guard."""
+        own = (self.pid, self.process.pid)
+        return [pid for pid, _ in processes.standing_in(str(self.work)) if pid not in own]
 
 
 Start = Callable[..., AgentProcess]

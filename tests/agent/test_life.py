@@ -154,7 +154,7 @@ def test_kill_9_and_a_new_life(server: FakeServer, start: Start) -> None:
     first = start("--name", "me", "--slots", "2", token=token)
     ids = server.submit_many(2, "sh", "-c", "(setsid sleep 1000 &); test $CLOUDSCHED_ATTEMPT = 2 || sleep 1000")
     server.until(lambda: all(server.jobs[number].started for number in ids), "started")
-    first.send(signal.SIGKILL)
+    first.kill_with_guard()
     first.wait()
     assert len(first.job_processes()) >= 4
     second = start("--name", "me", "--slots", "2", token=token)
@@ -211,6 +211,18 @@ def test_the_agent_imports_nothing_of_the_server() -> None:
     ours = {name for name in loaded if name.startswith("cloudsched")}
     assert {name for name in ours if not name.startswith("cloudsched.agent")} == {"cloudsched"}
     assert not {"ssl", "asyncio", "http.client", "email", "subprocess", "logging", "dataclasses"} & set(loaded)
+
+
+def test_the_guard_of_a_killed_agent_leaves_nothing(server: FakeServer, start: Start) -> None:
+    agent = start("--slots", "1")
+    away = "cd /; exec env -i setsid sh -c 'trap \"\" TERM; sleep 3600'"
+    server.submit("sh", "-c", f"({away}) > /dev/null 2>&1 & echo $!; sleep 3600")
+    server.until(lambda: server.jobs[1].started, "started")
+    server.until(lambda: len(processes.descendants([agent.pid])) >= 4, "the job's family is there")
+    family = [(pid, processes.start_time(pid) or 0) for pid in processes.descendants([agent.pid])[1:]]
+    os.kill(agent.pid, signal.SIGKILL)
+    assert agent.wait() == 128 + signal.SIGKILL
+    assert [pid for pid, started in family if processes.alive(pid, started)] == []
 
 
 @pytest.mark.skipif(not OLD_PYTHONS, reason="no Python 3.8 on this machine")

@@ -66,16 +66,15 @@ def test_what_up_started_is_started_again(capsys: pytest.CaptureFixture[str]) ->
         check_gone(instance)
 
 
-@pytest.mark.xfail(strict=True, reason="what sheds its environment, its directory and its session is known to the agent alone: "
-                   "when that is killed, nobody finds it")
+@pytest.mark.parametrize("which", [0, 1], ids=["guard", "agent"])
 @pytest.mark.timeout(60)
-def test_what_sheds_everything_ends_with_a_killed_agent() -> None:
+def test_what_sheds_everything_ends_with_a_killed_agent(which: int) -> None:
     with Instance(clouds=CLOUDS) as instance:
         instance.start_all()
         away = f"cd /; exec env -i setsid sh -c 'trap \"\" TERM; sleep 3600; : {instance.mark}'"
         number = instance.shell(f"({away}) > /dev/null 2>&1 & echo started; sleep 3600")
         instance.until(lambda: instance.output(number) == "started\n", "the job runs")
-        os.kill(instance.agents()[0], signal.SIGKILL)
+        os.kill(sorted(instance.agents())[which], signal.SIGKILL)
         instance.until(lambda: instance.job(number)["attempt"] == 2, "the job is run again")
         instance.stop()
 

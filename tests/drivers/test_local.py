@@ -184,7 +184,8 @@ class TestLocal(LocalCase):
         if then == "boot":
             driver.boot(wanted)
             self.settle(driver, "node-1")
-            assert len(processes.marked({"CLOUDSCHED_NODE": "node-1", "CLOUDSCHED_INSTANCE": "test"})) == 1
+            one_agent_and_its_guard = 2
+            assert len(processes.marked({"CLOUDSCHED_NODE": "node-1", "CLOUDSCHED_INSTANCE": "test"})) == one_agent_and_its_guard
         driver.destroy("node-1", {})
         assert driver.machines() == []
         assert processes.marked({"CLOUDSCHED_NODE": "node-1", "CLOUDSCHED_INSTANCE": "test"}) == []

@@ -5,6 +5,7 @@ Duplicates are allowed and counted: what was accepted after the last checkpoint 
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import shutil
@@ -25,7 +26,7 @@ class Writer(threading.Thread):
     def __init__(self, folder: Path, seconds: float) -> None:
         super().__init__(daemon=True)
         self.folder, self.seconds = folder, seconds
-        self.files = [open(self.path(number), "ab", buffering=0) for number in range(FILES)]
+        self.files = [io.FileIO(self.path(number), "ab") for number in range(FILES)]
         self.lines = [0] * FILES
 
     def path(self, number: int) -> Path:
@@ -58,7 +59,7 @@ class Writer(threading.Thread):
         else:
             path.rename(f"{path}.1")
             self.files[number].close()
-            self.files[number] = open(path, "ab", buffering=0)
+            self.files[number] = io.FileIO(path, "ab")
 
 
 EXPECTED = {f"{number}:{line}" for number in range(FILES) for line in range(LINES // FILES)}
@@ -97,8 +98,7 @@ def test_every_line_arrives_through_kills_rotation_and_an_outage(tmp_path: Path,
         if kill == 3:
             receiver.back()
     writer.join()
-    wait_for(lambda: set(_keys(receiver.records)) >= EXPECTED and set(_keys(sent(tmp_path / "out.json"))) >= EXPECTED
-             or None, limit_s=20)
+    wait_for(lambda: all(set(_keys(records)) >= EXPECTED for records in (receiver.records, sent(tmp_path / "out.json"))), 20)
     by_http, by_file = _keys(receiver.records), _keys(sent(tmp_path / "out.json"))
     assert set(by_http) == set(by_file) == EXPECTED
     record_property("duplicates over http", duplicates(by_http))

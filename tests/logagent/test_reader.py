@@ -265,6 +265,18 @@ def test_an_inode_used_again_is_a_new_file(tmp_path: Path, log: Path) -> None:
     assert reading.read() == ["zz", "yy"]
 
 
+@pytest.mark.parametrize("down", [True, False])
+def test_a_new_name_that_was_rotated_before_it_was_seen(tmp_path: Path, log: Path, down: bool) -> None:
+    reading = Reading(tmp_path, "app.log")
+    assert reading.read() == []
+    put(log, "1")
+    log.rename(tmp_path / "app.log.1")
+    put(log, "2")
+    if down:
+        reading.again()
+    assert sorted(reading.read()) == ["1", "2"]
+
+
 def test_other_logs_beside_it_are_not_taken_for_rotations(tmp_path: Path, log: Path) -> None:
     put(log, "1")
     reading = Reading(tmp_path, "app.log")

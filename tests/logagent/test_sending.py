@@ -182,8 +182,9 @@ def test_batches_arrive(tmp_path: Path, receiver: Receiver, target: dict[str, ob
     sender.close()
 
 
-@pytest.mark.parametrize(("status", "headers"), [(503, {"Retry-After": "0"}), (429, {"Retry-After": "0.05"}), (500, {}), (404, {}),
-                                                 (302, {"Location": "http://127.0.0.1:1/"})])
+@pytest.mark.parametrize(("status", "headers"), [
+    (503, {"Retry-After": "0"}), (429, {"Retry-After": "0.05"}), (500, {}), (404, {}), (302, {"Location": "http://127.0.0.1:1/"}),
+])
 def test_refused_for_now_is_sent_again(tmp_path: Path, receiver: Receiver, status: int, headers: dict[str, str]) -> None:
     receiver.answers = [(status, headers)] * 2
     sender, stage = opened(tmp_path, receiver.url)

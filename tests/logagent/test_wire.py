@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,14 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "out.json"
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Caller]]:
+    """One agent for all requests that change nothing."""
+    folder = tmp_path_factory.mktemp("shared")
+    with running(folder) as (_, caller):
+        yield folder, caller
+
+
 def both(caller: Caller, method: str, path: str, body: Any = None) -> tuple[tuple[int, Any], tuple[int, Any]]:
     return (caller.call(method, "/document" + path, body), caller.call(method, "/envelope" + path, body))
 
@@ -79,16 +88,16 @@ READS = {"/logkit/status": {}, "/logkit/configs": {}, "/logkit/runners": [], "/l
 
 
 @pytest.mark.parametrize("path", READS)
-def test_reads_bare_and_enveloped(tmp_path: Path, path: str) -> None:
-    with running(tmp_path) as (_, caller):
-        bare, enveloped = both(caller, "GET", path)
-        assert bare == (200, READS[path])
-        assert enveloped == (200, {"code": "L200", "data": READS[path]})
+def test_reads_bare_and_enveloped(shared: tuple[Path, Caller], path: str) -> None:
+    _, caller = shared
+    bare, enveloped = both(caller, "GET", path)
+    assert bare == (200, READS[path])
+    assert enveloped == (200, {"code": "L200", "data": READS[path]})
 
 
-def test_success_without_data_has_no_data(tmp_path: Path) -> None:
-    with running(tmp_path) as (_, caller):
-        assert both(caller, "GET", "/logkit/cluster/ping") == ((200, None), (200, {"code": "L200"}))
+def test_success_without_data_has_no_data(shared: tuple[Path, Caller]) -> None:
+    _, caller = shared
+    assert both(caller, "GET", "/logkit/cluster/ping") == ((200, None), (200, {"code": "L200"}))
 
 
 def test_the_style_is_chosen_by_prefix_then_header_then_configuration(tmp_path: Path) -> None:
@@ -107,29 +116,33 @@ def test_the_style_is_chosen_by_prefix_then_header_then_configuration(tmp_path: 
     ("POST", "/logkit/status", 405), ("PATCH", "/logkit/configs/r", 405), ("GET", "/logkit/configs/r/start", 405),
     ("GET", "/logkit/cluster/slaves", 404),
 ])
-def test_unknown_routes_and_methods(tmp_path: Path, method: str, path: str, status: int) -> None:
+def test_unknown_routes_and_methods(shared: tuple[Path, Caller], method: str, path: str, status: int) -> None:
     words = {404: "Not Found", 405: "Method Not Allowed"}[status]
-    with running(tmp_path) as (_, caller):
-        assert caller.call(method, path) == (status, {"message": words})
-        assert caller.call(method, path, headers={"X-Logkit-Style": "document"})[0] == status
+    _, caller = shared
+    assert caller.call(method, path) == (status, {"message": words})
+    assert caller.call(method, path, headers={"X-Logkit-Style": "document"})[0] == status
 
 
+NOT_FOUND = "runner none not found"
 ERRORS = [
     ("GET", "/logkit/configs/none", "L1001", "config none is not found"), ("POST", "/logkit/configs/none", "L1002", None),
-    ("DELETE", "/logkit/configs/none", "L1003", "runner none not found"), ("POST", "/logkit/configs/none/start", "L1004", "runner none not found"),
-    ("POST", "/logkit/configs/none/stop", "L1005", "runner none not found"), ("POST", "/logkit/configs/none/reset", "L1006", "runner none not found"),
-    ("PUT", "/logkit/configs/none", "L1007", None), ("GET", "/logkit/errors/none", "L1008", "runner none not found"),
-    ("POST", "/logkit/cluster/register", "L2004", "this is not master"), ("POST", "/logkit/cluster/tag", "L2005", "cluster function not configed"),
+    ("DELETE", "/logkit/configs/none", "L1003", NOT_FOUND),
+    ("POST", "/logkit/configs/none/start", "L1004", NOT_FOUND),
+    ("POST", "/logkit/configs/none/stop", "L1005", NOT_FOUND),
+    ("POST", "/logkit/configs/none/reset", "L1006", NOT_FOUND),
+    ("PUT", "/logkit/configs/none", "L1007", None), ("GET", "/logkit/errors/none", "L1008", NOT_FOUND),
+    ("POST", "/logkit/cluster/register", "L2004", "this is not master"),
+    ("POST", "/logkit/cluster/tag", "L2005", "cluster function not configed"),
 ]
 
 
 @pytest.mark.parametrize(("method", "path", "code", "text"), ERRORS)
-def test_errors_carry_code_and_text(tmp_path: Path, method: str, path: str, code: str, text: str | None) -> None:
-    with running(tmp_path) as (_, caller):
-        (bare_status, bare), (status, enveloped) = both(caller, method, path)
-        assert bare_status == status == 400 and enveloped["code"] == code and set(enveloped) == {"code", "message"}
-        assert bare == {"error": enveloped["message"]}
-        assert enveloped["message"] and (text is None or text == enveloped["message"])
+def test_errors_carry_code_and_text(shared: tuple[Path, Caller], method: str, path: str, code: str, text: str | None) -> None:
+    _, caller = shared
+    (bare_status, bare), (status, enveloped) = both(caller, method, path)
+    assert bare_status == status == 400 and enveloped["code"] == code and set(enveloped) == {"code", "message"}
+    assert bare == {"error": enveloped["message"]}
+    assert enveloped["message"] and (text is None or text == enveloped["message"])
 
 
 # ---- the life of a runner
@@ -154,7 +167,8 @@ def test_the_life_of_a_runner(tmp_path: Path, source: Path, target: Path, style:
         assert call("POST", "/configs/r/stop") == (400, f"runner {stored} has already stopped")
         assert json.loads(stored.read_text())["is_stopped"] is True
         status = caller.ok("GET", "/status")["r"]
-        assert (status["runningStatus"], status["readDataCount"], status["senderStats"], status["logpath"]) == ("stopped", 0, {}, "")
+        shown = [status[key] for key in ("runningStatus", "readDataCount", "senderStats", "logpath")]
+        assert shown == ["stopped", 0, {}, ""]
         append(source, "three\nfour\n")
         assert call("POST", "/configs/r/start") == (200, "")
         wait_for(lambda: texts(target) == ["one\n", "two\n", "three\n", "four\n"])
@@ -241,20 +255,23 @@ def _with(path: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("path", "value"), [
-    ("reader.mode", "mysql"), ("reader.mode", 1), ("reader.log_path", ""), ("reader.read_from", "middle"), ("reader.encoding", "utf-16"),
+    ("reader.mode", "mysql"), ("reader.mode", 1), ("reader.log_path", ""), ("reader.read_from", "middle"),
+    ("reader.encoding", "utf-16"),
     ("reader.head_pattern", "("), ("reader.max_open_files", "many"), ("reader.stat_interval", "soon"), ("parser.type", "nginx"),
     ("parser.type", True), ("transforms", {}), ("transforms", [{"type": "replace"}]), ("senders", []), ("senders", None),
-    ("senders", [{"sender_type": "kafka"}]), ("senders", [{"sender_type": "file"}]), ("senders", [{"sender_type": "file", "file_send_path": 5}]),
-    ("senders", [{"sender_type": "http", "http_sender_url": "ftp://x"}]), ("senders", [{"sender_type": "http", "http_sender_url": "http://u:p@x/"}]),
+    ("senders", [{"sender_type": "kafka"}]), ("senders", [{"sender_type": "file"}]),
+    ("senders", [{"sender_type": "file", "file_send_path": 5}]),
+    ("senders", [{"sender_type": "http", "http_sender_url": "ftp://x"}]),
+    ("senders", [{"sender_type": "http", "http_sender_url": "http://u:p@x/"}]),
     ("senders", ["x"]), ("batch_len", "5"), ("batch_len", 1.5), ("batch_size", True), ("metric", [{}]), ("router", {"a": 1}),
     ("cleaner", {"delete_enable": "true"}), ("reader", "x"),
 ])
-def test_what_cannot_work_is_refused_and_leaves_nothing(tmp_path: Path, path: str, value: Any) -> None:
-    with running(tmp_path) as (_, caller):
-        status, answer = caller.call("POST", "/logkit/configs/r", _with(path, value))
-        assert (status, answer["code"]) == (400, "L1002")
-        assert path.split(".")[0] in answer["message"]
-        assert caller.ok("GET", "/runners") == [] and list((tmp_path / ".logkitconfs").glob("*.conf")) == []
+def test_what_cannot_work_is_refused_and_leaves_nothing(shared: tuple[Path, Caller], path: str, value: Any) -> None:
+    tmp_path, caller = shared
+    status, answer = caller.call("POST", "/logkit/configs/r", _with(path, value))
+    assert (status, answer["code"]) == (400, "L1002")
+    assert path.partition(".")[0] in answer["message"]
+    assert caller.ok("GET", "/runners") == [] and list((tmp_path / ".logkitconfs").glob("*.conf")) == []
 
 
 def test_a_missing_file_is_refused(tmp_path: Path, target: Path) -> None:
@@ -264,19 +281,19 @@ def test_a_missing_file_is_refused(tmp_path: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a%2Fb", "..%2F..%2Fetc", "a%5Cb", "a%00", "a%0Ab", "a%7F", "x" * 201])
-def test_names_that_are_no_file_names(tmp_path: Path, name: str) -> None:
-    with running(tmp_path) as (_, caller):
-        for method in ("POST", "PUT", "DELETE"):
-            status, answer = caller.call(method, f"/logkit/configs/{name}", {})
-            assert status == 400 and "runner name" in answer["message"], answer
-        assert sorted(path.name for path in tmp_path.rglob("*.conf")) == []
+def test_names_that_are_no_file_names(shared: tuple[Path, Caller], name: str) -> None:
+    tmp_path, caller = shared
+    for method in ("POST", "PUT", "DELETE"):
+        status, answer = caller.call(method, f"/logkit/configs/{name}", {})
+        assert status == 400 and "runner name" in answer["message"], answer
+    assert sorted(path.name for path in tmp_path.rglob("*.conf")) == []
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 10_000])
-def test_bodies_that_are_no_object(tmp_path: Path, body: bytes) -> None:
-    with running(tmp_path) as (_, caller):
-        status, answer = caller.call("POST", "/logkit/configs/r", body)
-        assert (status, answer["code"]) == (400, "L1002") and "body" in answer["message"]
+def test_bodies_that_are_no_object(shared: tuple[Path, Caller], body: bytes) -> None:
+    _, caller = shared
+    status, answer = caller.call("POST", "/logkit/configs/r", body)
+    assert (status, answer["code"]) == (400, "L1002") and "body" in answer["message"]
 
 
 def _raw(port: int, data: bytes) -> bytes:
@@ -294,12 +311,12 @@ def _raw(port: int, data: bytes) -> bytes:
     (b"Transfer-Encoding: chunked\r\n", b"411"), (b"Content-Length: 10\r\n", b"400"),
     (b"Content-Length: 2\r\nOrigin: http://evil.example\r\n", b"403"), (b"X: " + b"y" * 70_000 + b"\r\n", b"431"),
 ])
-def test_requests_with_wrong_heads(tmp_path: Path, head: bytes, status: bytes) -> None:
-    with running(tmp_path) as (agent, caller):
-        answer = _raw(agent.port, b"POST /logkit/configs/r HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n{}")
-        assert answer.split(b" ")[1] == status and b"Content-Type: application/json" in answer
-        assert json.loads(answer.rpartition(b"\r\n\r\n")[2])
-        assert caller.call("GET", "/logkit/cluster/ping")[0] == 200
+def test_requests_with_wrong_heads(shared: tuple[Path, Caller], head: bytes, status: bytes) -> None:
+    _, caller = shared
+    answer = _raw(caller.port, b"POST /logkit/configs/r HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n{}")
+    assert answer.split(b" ")[1] == status and b"Content-Type: application/json" in answer
+    assert json.loads(answer.rpartition(b"\r\n\r\n")[2])
+    assert caller.call("GET", "/logkit/cluster/ping")[0] == 200
 
 
 def test_nonsense_instead_of_http(tmp_path: Path) -> None:
@@ -420,7 +437,8 @@ def test_comments_in_the_configuration(tmp_path: Path) -> None:
     ({"bind_host": 3000}, "bind_host"), ({"response_style": "xml"}, "response_style"), ({"cluster": []}, "cluster"),
     ({"cluster": {"enable": True}}, "master_url"), ({"cluster": {"enable": "yes"}}, "cluster.enable"),
     ({"cluster": {"master_url": "x"}}, "master_url"), ({"cluster": {"enable": True, "master_url": ["http://"]}}, "master_url"),
-    ({"allow_networks": ["home"]}, "allow_networks"), ({"max_body_bytes": 0}, "max_body_bytes"), ({"cluster": {"tag": 1}}, "cluster.tag"),
+    ({"allow_networks": ["home"]}, "allow_networks"), ({"max_body_bytes": 0}, "max_body_bytes"),
+    ({"cluster": {"tag": 1}}, "cluster.tag"),
 ])
 def test_wrong_settings_name_their_key(value: Any, words: str) -> None:
     with pytest.raises(BadConfig) as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cloudsched.dialects.logkit import asks, style
 from cloudsched.dialects.logkit.asks import Environ
+from cloudsched.dialects.logkit.quick import Quick
 from cloudsched.dialects.logkit.style import ENVELOPE, Outcome
 from cloudsched.services.logagents import Fleet
 from cloudsched.services.logagents_calls import Master, make_line
@@ -34,6 +35,8 @@ class Front:
         self.master = Master(settings, self.fleet, self.line)
         self.master.noted = Runners(settings).note
         self._default, self._enabled = settings.logkit.response_style, settings.logkit.enable
+        # Answers that need no HTTP server (app/quick.py).
+        self.quick = Quick(self.fleet, self._default) if self._enabled else None
         self._flask: Any = None
         self._lock = threading.Lock()
 

@@ -1,0 +1,125 @@
+"""How are requests answered that need neither a thread nor a parser? In the server's own loop, from what is in memory.
+
+An application may have a `quick`: bytes of a request in, its answer out, or None, and then nothing has been read yet and the
+request takes the usual way. It must not wait for anything. Connections to such a listener wait in the loop from the start,
+so that thousands of short ones do not pass through threads either.
+"""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+PEEK = 16 * 1024
+SEND_BUFFER = 512 * 1024
+SEND_LIMIT_S = 30.0
+ACCEPTED_AT_ONCE = 64
+_AGAIN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
+Quick = Callable[[bytes], "tuple[int, bytes, bool] | None"]
+
+
+class QuickWorker(ThreadWorker):  # type: ignore[misc]
+    """A thread worker that answers what it can in its loop. `wsgi.quick_for(port, address)` tells who answers."""
+
+    def accept(self, listener: Any) -> None:
+        """Connections to a listener with quick answers wait in the loop, those to others in a thread as usual."""
+        if not self.wsgi.has_quick(str(listener.getsockname()[1])):
+            super().accept(listener)
+            return
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                client, address = listener.accept()
+            except OSError as error:
+                if error.errno not in (*_AGAIN, errno.ECONNABORTED):
+                    raise
+                return
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            self.nr_conns += 1
+            conn = TConn(self.cfg, client, address, listener.getsockname())
+            conn.set_timeout()
+            self.pending_conns.append(conn)
+            self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def on_pending_socket_readable(self, conn: Any, client: Any) -> None:
+        if not self._answered(conn, client, self.pending_conns):
+            super().on_pending_socket_readable(conn, client)
+
+    def on_client_socket_readable(self, conn: Any, client: Any) -> None:
+        if not self._answered(conn, client, self.keepalived_conns):
+            super().on_client_socket_readable(conn, client)
+
+    def _answered(self, conn: Any, client: Any, waiting: Any) -> bool:
+        """Was the request on this connection answered (or the connection closed by its other side)?"""
+        if not self.alive or (conn.parser is not None and conn.parser.unreader.buf.getbuffer().nbytes):
+            return False
+        quick: Quick | None = self.wsgi.quick_for(str(conn.server[1]), conn.client[0])
+        if quick is None:
+            return False
+        try:
+            raw = client.recv(PEEK, socket.MSG_PEEK)
+            found = quick(raw) if raw else None
+            if found is None:
+                return False
+            taken, answer, keep = found
+            client.recv(taken)
+            sent = client.send(answer)
+        except OSError as error:
+            if error.errno in _AGAIN:
+                return True
+            self._drop(conn, client, waiting)
+            return True
+        if sent < len(answer):
+            self._leave(conn, client, waiting)
+            future = self.tpool.submit(_send_rest, client, answer[sent:])
+            future.add_done_callback(lambda done: self.method_queue.defer(self._sent, conn, keep, done))
+        elif keep:
+            self._stay(conn, client, waiting)
+        else:
+            self._drop(conn, client, waiting)
+        return True
+
+    def _stay(self, conn: Any, client: Any, waiting: Any) -> None:
+        """The connection waits for its next request. The list is in the order of time limits: it is put behind others only
+        when half of its time is over, because taking it out of its place costs a walk."""
+        if waiting is self.pending_conns:
+            waiting.remove(conn)
+            self._keep(conn)
+            self.poller.modify(client, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
+        elif conn.timeout - time.monotonic() < self.cfg.keepalive / 2:
+            waiting.remove(conn)
+            self._keep(conn)
+
+    def _keep(self, conn: Any) -> None:
+        conn.set_timeout()
+        self.keepalived_conns.append(conn)
+
+    def _leave(self, conn: Any, client: Any, waiting: Any) -> None:
+        self.poller.unregister(client)
+        waiting.remove(conn)
+
+    def _drop(self, conn: Any, client: Any, waiting: Any) -> None:
+        self._leave(conn, client, waiting)
+        self.nr_conns -= 1
+        conn.close()
+
+    def _sent(self, conn: Any, keep: bool, done: Any) -> None:
+        """A long answer has gone out on a thread: back into the loop."""
+        if not keep or done.exception() is not None or not self.alive:
+            self.nr_conns -= 1
+            conn.close()
+            return
+        conn.sock.setblocking(False)
+        self._keep(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
+
+
+def _send_rest(client: Any, rest: bytes) -> None:
+    client.settimeout(SEND_LIMIT_S)
+    client.sendall(rest)
