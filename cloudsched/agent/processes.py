@@ -187,7 +187,8 @@ def proportional_mb(pids: Iterable[int]) -> float:
 
 
 def kill_until_gone(marks: Mapping[str, str], *, folder: str | None = None, timeout_s: float = 10.0) -> bool:
-    """SIGKILL everything that carries `marks` (or stands in `folder`) until none is left; True when proved."""
+    """SIGKILL everything that carries `marks` (or stands in `folder`), and all that descends from it, until none is left;
+    True when proved. Children go before parents: while an agent lives, what shed its marks is still below it."""
     deadline = time.monotonic() + timeout_s
     pause_s = 0.002
     while True:
@@ -196,8 +197,10 @@ def kill_until_gone(marks: Mapping[str, str], *, folder: str | None = None, time
             return True
         if time.monotonic() > deadline:
             return False
-        for pid, started in found:
-            send(pid, started, signal.SIGKILL)
+        below = [(pid, start_time(pid)) for pid in reversed(descendants(pid for pid, _ in found)) if pid != os.getpid()]
+        for pid, started in below:
+            if started is not None:
+                send(pid, started, signal.SIGKILL)
         time.sleep(pause_s)
         pause_s = min(0.05, pause_s * 2)
 

@@ -136,8 +136,8 @@ class Transfer:
             for name in names:
                 try:
                     self._send_file(connection, job, name)
-                except (OSError, Refused) as error:
-                    return "output file %s: %s" % (name, _words(error))
+                except (OSError, ValueError, Refused) as error:  # ValueError: a name that is no text
+                    return "output file %s: %s" % (ascii(name) if isinstance(error, ValueError) else name, _words(error))
         return None
 
     def _send_file(self, connection: Connection, job: Job, name: str) -> None:

@@ -13,6 +13,7 @@ from types import FrameType
 
 from cloudsched import logs, settings
 from cloudsched.errors import CloudschedError, Unavailable
+from cloudsched.sealed import Sealer
 from cloudsched.settings import Settings
 
 PARENT = "CLOUDSCHED_PARENT_PID"
@@ -45,6 +46,8 @@ def prepare(found: Settings, *, migrate: bool = True) -> None:
     from cloudsched.store import db, migrations
 
     logs.setup(found)
+    if migrate:
+        Sealer.load(found.state.dir)  # a key file that others can read stops the start, not the first secret
     database = db.open_database(found.database.url)
     if migrate:
         migrations.migrate(database)

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from types import FrameType
 from urllib.parse import urlsplit
 
 from cloudsched import settings as settings_module
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     stopping = start.stop_on_signals()
     children = [Child("serve"), Child("engine")]
+    _hear_hangup(children, stopping)
     try:
         for child in children:
             _start(child, settings)
@@ -73,6 +75,21 @@ def _busy_ports(settings: Settings) -> str:
             except OSError as error:
                 return f"{item.host}:{item.port} ({item.name}) cannot be used: {error.strerror}"
     return ""
+
+
+def _hear_hangup(children: list[Child], stopping: threading.Event) -> None:
+    """A terminal that closes stops all of it; to a service SIGHUP means: open the log files again."""
+    on_terminal = os.isatty(0)
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if on_terminal:
+            stopping.set()
+            return
+        for child in children:
+            if child.process is not None and child.process.poll() is None:
+                child.process.send_signal(signal.SIGHUP)
+
+    signal.signal(signal.SIGHUP, handle)
 
 
 def _start(child: Child, settings: Settings) -> None:

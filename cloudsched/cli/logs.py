@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
     add_watch(runners)
     status = add_action(actions, "status", run_status, "how far a runner has come on each agent")
     status.add_argument("id", type=whole, metavar="RUNNER", help="number of a runner")
-    status.add_argument("--state", choices=("pending", "applied", "failed", "by_hand"), dest="of_state", help="those in this state")
+    status.add_argument("--of-state", choices=("pending", "applied", "failed", "by_hand"), dest="of_state", help="those in this state")
     add_watch(status)
 
     apply = add_action(actions, "apply", run_apply, "want a configuration on all agents of a tag, at once")

@@ -17,7 +17,8 @@ Reference = int | str
 
 MAX_BATCH = 10_000
 MAX_ARRAY = 100_000
-_UNSAFE_NAME = re.compile(r"(^/)|(^|/)\.\.(/|$)|\x00|(^$)")
+# As the agent takes names: relative, every part a name of its own.
+_UNSAFE_NAME = re.compile(r"^[/~]|(^|/)\.{0,2}(/|$)|\x00")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -145,13 +146,18 @@ def check(job: JobRequest, prefix: str = "") -> list[FieldError]:
     problems += [FieldError(f"{prefix}env", f"{name!r} is no variable name", "letters, digits and _")
                  for name in job.env if not _ENV_NAME.match(name)]
     problems += [FieldError(f"{prefix}env.{name}", "holds a NUL character") for name, value in job.env.items() if "\x00" in value]
-    problems += [FieldError(f"{prefix}input_files[{i}].name", f"{item.name!r} leaves the scratch directory", "a relative path")
+    problems += [FieldError(f"{prefix}input_files[{i}].name", f"{item.name!r} is no plain name below the scratch directory",
+                            "a relative path without empty parts, '.' and '..'")
                  for i, item in enumerate(job.input_files) if _UNSAFE_NAME.search(item.name)]
-    problems += [FieldError(f"{prefix}output_files[{i}]", f"{name!r} leaves the scratch directory", "a relative path or pattern")
-                 for i, name in enumerate(job.output_files) if _UNSAFE_NAME.search(name)]
+    problems += [FieldError(f"{prefix}output_files[{i}]", f"{name!r} is no plain name below the scratch directory",
+                            "a relative path or pattern without empty parts, '.' and '..'")
+                 for i, name in enumerate(job.output_files) if _UNSAFE_NAME.search(name.rstrip("/"))]
     names = [item.name for item in job.input_files]
     if len(set(names)) != len(names):
         problems.append(FieldError(prefix + "input_files", "two files have the same name"))
+    folders = {name[:end] for name in names for end in range(len(name)) if name[end] == "/"}
+    problems += [FieldError(f"{prefix}input_files[{i}].name", f"{name!r} is a directory of another file")
+                 for i, name in enumerate(names) if name in folders]
     if job.array is not None and (job.array.size is None) == (job.array.indices is None):
         problems.append(FieldError(prefix + "array", "give size or indices, one of them"))
     if job.user is not None and not job.user.strip():

@@ -128,6 +128,10 @@ class Generation:
         """Is it deleted, and only our descriptor keeps it?"""
         return self.fd is not None and os.fstat(self.fd).st_nlink == 0
 
+    def ended(self) -> bool:
+        """Is there nothing behind what was acknowledged?"""
+        return self.fd is not None and os.fstat(self.fd).st_size == self.acked.offset
+
     def saved(self) -> dict[str, Any]:
         """What the checkpoint keeps: digests, not bytes of the log."""
         head = self.head

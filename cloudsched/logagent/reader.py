@@ -12,6 +12,7 @@ Every scan compares the names that match with the generations known by inode:
 from __future__ import annotations
 
 import glob
+import json
 import os
 import stat
 import time
@@ -29,7 +30,7 @@ from cloudsched.logagent.generation import (
     key_of,
 )
 from cloudsched.logagent.lines import Framing
-from cloudsched.logagent.rotation import find_copy, find_inode, is_rotated, missed, neighbours, related
+from cloudsched.logagent.rotation import Folders, is_rotated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ class FileReader:
         self.source, self._checkpoint = source, checkpoint
         self.records = 0
         self._live: dict[Key, Generation] = {}
-        self._finished: dict[Key, Generation] = {}
+        # Read to the end and rotated away; remembered, with what the checkpoint says of them, while the file exists.
+        self._finished: dict[Key, tuple[Generation, dict[str, Any]]] = {}
+        self._folders = Folders()
         self._waiting: dict[Key, float] = {}
         self._next_scan = 0.0
         self._scanned_ns = 0
@@ -85,11 +88,15 @@ class FileReader:
         self._fresh = False
         self.records, self._scanned_ns = int(value.get("records", 0)), int(value.get("scanned_ns", 0))
         files = [Saved.parse(item) for item in value.get("files", [])]
-        lost = []
+        self._folders = Folders()
+        lost, inodes = [], {item.inode for item in files}
         for saved in files:
-            found = self._refind(saved, {item.inode for item in files})
+            found = self._refind(saved, inodes)
             if found is None:
                 lost.append(saved)
+            elif found.moved and found.ended():
+                found.close()
+                self._finished[found.key] = found, found.saved()
             elif found.key not in self._live:
                 self._live[found.key] = found
         # Only now is everything known that was read before; what else was rotated since is new.
@@ -126,8 +133,9 @@ class FileReader:
         """Write the checkpoint, if anything was acknowledged or discovered since."""
         if not self._dirty:
             return
-        files = [generation.saved() for table in (self._finished, self._live) for generation in table.values()]
-        disk.write_json(self._checkpoint, {"version": 1, "records": self.records, "scanned_ns": self._scanned_ns, "files": files})
+        files = [saved for _, saved in self._finished.values()] + [item.saved() for item in self._live.values()]
+        value = {"version": 1, "records": self.records, "scanned_ns": self._scanned_ns, "files": files}
+        disk.write_atomic(self._checkpoint, json.dumps(value).encode())
         self._dirty = False
 
     def lag(self) -> tuple[int, int]:
@@ -146,6 +154,7 @@ class FileReader:
 
     def _scan(self, now: float) -> None:
         began_ns = time.time_ns()
+        self._folders = Folders()
         found = self._matching()
         fresh, self._fresh = self._fresh, False
         new: list[Found] = []
@@ -191,7 +200,7 @@ class FileReader:
 
     def _discover(self, path: str, state: os.stat_result, *, newest: bool, now: float) -> None:
         key = key_of(state)
-        before = self._finished.pop(key, None)
+        before = self._finished.pop(key, (None, {}))[0]
         if before is not None and begins_like(path, before.head, before.read):
             self._live[key] = before
             before.path = before.location = path
@@ -229,7 +238,7 @@ class FileReader:
         if not generation.moved:
             generation.moved, generation.used_at, self._dirty = True, now, True
             if not generation.nameless():
-                generation.location = find_inode(generation.path, generation.key[1]) or generation.location
+                generation.location = self._folders.find_inode(generation.path, generation.key[1]) or generation.location
             self._adopt_missed(generation)
         if not generation.open() and not self._found_again(generation):
             self._forget(generation)
@@ -245,7 +254,7 @@ class FileReader:
 
     def _found_again(self, generation: Generation) -> bool:
         """It was renamed once more before it was opened."""
-        place = find_inode(generation.path, generation.key[1])
+        place = Folders().find_inode(generation.path, generation.key[1])
         generation.location = place or generation.location
         return place is not None and generation.open()
 
@@ -255,7 +264,7 @@ class FileReader:
         nameless = generation.nameless()
         self._forget(generation)
         if not nameless:
-            self._finished[generation.key] = generation
+            self._finished[generation.key] = generation, generation.saved()
             self._prune(generation.path)
 
     def _forget(self, generation: Generation) -> None:
@@ -266,8 +275,8 @@ class FileReader:
     def _prune(self, path: str) -> None:
         """Finished generations are remembered while their file exists."""
         folder = os.path.dirname(path)
-        there = {key_of(state) for _, state in neighbours(path)}
-        for key, item in list(self._finished.items()):
+        there = {key_of(state) for _, state in self._folders.neighbours(path)}
+        for key, (item, _) in list(self._finished.items()):
             if os.path.dirname(item.path) == folder and key not in there:
                 del self._finished[key]
 
@@ -276,7 +285,8 @@ class FileReader:
         log.say("info", "file was truncated", path=old.path, offset=old.read.offset)
         fd, old.fd = old.fd, None
         self._live.pop(old.key, None)
-        copy = find_copy(old.path, old.head, old.read, self._known() | {old.key})
+        self._folders = Folders()
+        copy = self._folders.find_copy(old.path, old.head, old.read, self._known() | {old.key})
         new = Generation(old.path, key=old.key)
         new.location, new.fd, new.mtime_ns = old.location, fd, old.mtime_ns
         new.moved = old.moved
@@ -291,7 +301,7 @@ class FileReader:
     def _adopt_missed(self, generation: Generation, besides: Key | None = None) -> None:
         known = self._known() | {generation.key} | ({besides} if besides else set())
         current = _key_at(generation.path)
-        for path, state in missed(generation, known | ({current} if current else set())):
+        for path, state in self._folders.missed(generation, known | ({current} if current else set())):
             log.say("info", "a generation rotated away unseen is read", path=path)
             self._adopt(path, state, named=generation.path).moved = True
 
@@ -341,7 +351,7 @@ class FileReader:
                 found.moved = False
                 return found
         else:
-            moved_to = find_inode(saved.path, saved.inode)
+            moved_to = self._folders.find_inode(saved.path, saved.inode)
             found = saved.fits(moved_to) if moved_to else None
             if found is not None:
                 found.moved = True
@@ -351,7 +361,7 @@ class FileReader:
     def _copy_of(self, saved: Saved, inodes: set[int]) -> Generation | None:
         if not saved.offset:
             return None
-        for path, state in related(saved.path):
+        for path, state in self._folders.related(saved.path):
             if state.st_ino not in inodes:
                 found = saved.fits(path)
                 if found is not None and found.key not in self._live:

@@ -22,53 +22,65 @@ ROTATED = re.compile(r"[._-](\d[\dT:._-]*|old|bak|prev)")
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4")
 
 
-def neighbours(path: str) -> Iterator[Found]:
-    """Regular files in the folder of `path` and, when it is a link, in the folder of its target."""
-    for folder in sorted({os.path.dirname(path) or ".", os.path.dirname(os.path.realpath(path)) or "."}):
-        try:
-            names = os.listdir(folder)
-        except OSError:
-            continue
-        for name in names:
-            full = os.path.join(folder, name)
-            try:
-                state = os.lstat(full)
-            except OSError:
-                continue
-            if stat.S_ISREG(state.st_mode):
+class Folders:
+    """What lies in the folders, read once: made anew for each scan."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, list[Found]] = {}
+
+    def neighbours(self, path: str) -> list[Found]:
+        """Regular files in the folder of `path` and, when it is a link, in the folder of its target."""
+        folder, target = os.path.dirname(path), os.path.dirname(os.path.realpath(path))
+        return self._files(folder) + (self._files(target) if target != os.path.realpath(folder) else [])
+
+    def find_inode(self, path: str, inode: int) -> Optional[str]:
+        """Where in the folder of `path` the file with this inode lies now."""
+        return next((full for full, state in self.neighbours(path) if state.st_ino == inode), None)
+
+    def find_copy(self, path: str, head: bytes, position: Position, known: set[Key]) -> Optional[Found]:
+        """The copy that copy-truncate made of the file at `path`: named after it, begins alike, and has our position."""
+        if not position.offset:
+            return None
+        for full, state in self.related(path):
+            if key_of(state) not in known and begins_like(full, head, position):
+                return full, state
+        return None
+
+    def missed(self, generation: Generation, known: set[Key]) -> list[Found]:
+        """Generations that were written after this one and rotated away unseen, oldest first."""
+        found = [
+            (full, state) for full, state in self.related(generation.path)
+            if state.st_mtime_ns >= generation.mtime_ns and key_of(state) not in known and is_rotated(full, generation.path)
+        ]  # fmt: skip
+        return sorted(found, key=lambda item: item[1].st_mtime_ns)
+
+    def related(self, path: str) -> Iterator[Found]:
+        """Files named after `path`: its name and something behind it."""
+        name = os.path.basename(path)
+        for full, state in self.neighbours(path):
+            other = os.path.basename(full)
+            if other != name and other.startswith(name):
                 yield full, state
 
-
-def find_inode(path: str, inode: int) -> Optional[str]:
-    """Where in the folder of `path` the file with this inode lies now."""
-    return next((full for full, state in neighbours(path) if state.st_ino == inode), None)
-
-
-def find_copy(path: str, head: bytes, position: Position, known: set[Key]) -> Optional[Found]:
-    """The copy that copy-truncate made of the file at `path`: named after it, begins alike, and has our position."""
-    if not position.offset:
-        return None
-    for full, state in related(path):
-        if key_of(state) not in known and begins_like(full, head, position):
-            return full, state
-    return None
+    def _files(self, folder: str) -> list[Found]:
+        found = self._read.get(folder)
+        if found is None:
+            found = self._read[folder] = list(_files_in(folder))
+        return found
 
 
-def missed(generation: Generation, known: set[Key]) -> list[Found]:
-    """Generations that were written after this one and rotated away unseen, oldest first."""
-    found = [
-        (full, state) for full, state in related(generation.path)
-        if state.st_mtime_ns >= generation.mtime_ns and key_of(state) not in known and is_rotated(full, generation.path)
-    ]  # fmt: skip
-    return sorted(found, key=lambda item: item[1].st_mtime_ns)
-
-
-def related(path: str) -> Iterator[Found]:
-    """Files named after `path`: its name and something behind it."""
-    name = os.path.basename(path)
-    for full, state in neighbours(path):
-        other = os.path.basename(full)
-        if other != name and other.startswith(name):
+def _files_in(folder: str) -> Iterator[Found]:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        full = os.path.join(folder, name)
+        try:
+            state = os.lstat(full)
+        except OSError:
+            continue
+        if stat.S_ISREG(state.st_mode):
             yield full, state
 
 

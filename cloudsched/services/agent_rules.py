@@ -35,7 +35,7 @@ def digest(secret: str) -> str:
 def bearer_of(text: str) -> tuple[int, str]:
     """`NODE.SECRET` as (node, hash of the secret). Raises Unauthenticated."""
     number, _, secret = text.partition(".")
-    if not number.isdigit() or not secret or len(number) > 18:
+    if not (number.isascii() and number.isdigit()) or not secret or len(number) > 18:
         raise Unauthenticated("the node's secret is missing")
     return int(number), digest(secret)
 

@@ -185,6 +185,8 @@ def _serve(tx: Tx, number: int, secret_hash: str, request: Sync, *, first: bool)
         reply.jobs = _claim(tx, number, row, request.want, at)
     idle = None if reply.jobs or kept else (row[12] or at)
     metrics = json.dumps(request.metrics) if request.metrics else None
+    if metrics and len(metrics) > METRICS_MAX:
+        raise Invalid.at("metrics", f"has {len(metrics)} bytes", f"at most {METRICS_MAX}")
     nodes.seen(tx, number, at=at, idle_since=idle, metrics=metrics)
     return reply
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import socket
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from cloudsched.store.moves import move
 
 # A job that waits for its input files to be uploaded has a need on this number, which is no job's.
 FILES = 0
+_POSITION = re.compile(r"#[0-9]{1,9}\Z")
 _HOST = socket.gethostname() or "localhost"
 _encode = msgspec.json.Encoder().encode
 
@@ -132,7 +134,7 @@ def _check_order(requests: Sequence[JobRequest]) -> None:
             for reference in references:
                 if not (isinstance(reference, str) and reference.startswith("#")):
                     continue
-                if not reference[1:].isdigit() or int(reference[1:]) >= len(requests) or int(reference[1:]) == index:
+                if not _POSITION.match(reference) or int(reference[1:]) >= len(requests) or int(reference[1:]) == index:
                     raise Invalid.at(f"jobs[{index}].{field}", f"{reference} is no other job of this request",
                                      f"#0 to #{len(requests) - 1}")
                 waits[index].add(int(reference[1:]))
@@ -378,32 +380,47 @@ def _retry(tx: Tx, old: Job, caller: Caller, priority: int) -> int:
     key = f"{_HOST}#{batch}.0#{int(at)}"
     spec = json.loads(old.spec)
     spec["key"] = key
+    waits = not _declared(spec) <= jobs.input_names(tx, old.id)  # the old one ended before its files had come
+    state = "pending" if waits else "queued"
     jobs.insert(tx, [(
-        number, "queue", key, batch, 0, old.name, old.label, old.user, old.org, old.kind, old.shape_id, "queued", priority,
-        old.max_retries, old.backoff_s, old.time_limit_s, 0, old.depends_fail, None, at, at, json.dumps(spec), old.attributes,
-        old.id)], at=at, actor=caller.name)
+        number, "queue", key, batch, 0, old.name, old.label, old.user, old.org, old.kind, old.shape_id, state, priority,
+        old.max_retries, old.backoff_s, old.time_limit_s, int(waits), old.depends_fail, None, at, None if waits else at,
+        json.dumps(spec), old.attributes, old.id)], at=at, actor=caller.name)
     jobs.copy_inputs(tx, old.id, number)
+    if waits:
+        jobs.add_needs(tx, [(number, FILES, "files")])
     return number
 
 
-def put_input(reference: int | str, name: str, data: bytes, caller: Caller, *, final: bool = True) -> None:
-    """Upload one declared input file of a job that has not started; the last one missing lets the job go on."""
+def _declared(spec: dict[str, Any]) -> set[str]:
+    return {item["name"] for item in spec.get("input_files", [])}
+
+
+def put_input(reference: int | str, name: str, data: bytes, caller: Caller) -> None:
+    """Upload one declared input file of a job that has not started; the last one missing lets the job go on.
+
+    The same file again replaces it. Raises Invalid (not declared, not the announced size), Conflict (too late).
+    """
     job = _owned(find(reference), caller)
-    declared = {item["name"] for item in json.loads(job.spec).get("input_files", [])}
+    spec = json.loads(job.spec)
+    declared = _declared(spec)
     if name not in declared:
         raise Invalid(f"{name}: not among the input files of job {job.id}",
                       errors=[FieldError("name", "not declared", ", ".join(sorted(declared)) or "none")])
-    if job.state not in ("pending", "held"):
-        raise Conflict(f"job {job.id} is {job.state}: its input files cannot change any more")
-    write(lambda tx: _put_input(tx, job, name, data, declared, final))
+    announced = next(item["size"] for item in spec["input_files"] if item["name"] == name)
+    if announced and len(data) != announced:
+        raise Invalid.at("body", f"{len(data)} bytes came for {name}", f"{announced} bytes, as announced")
+    write(lambda tx: _put_input(tx, job, name, data, declared))
     waiters.wake_shapes([(job.shape_id, 1)])
 
 
-def _put_input(tx: Tx, job: Job, name: str, data: bytes, declared: set[str], final: bool) -> None:
+def _put_input(tx: Tx, job: Job, name: str, data: bytes, declared: set[str]) -> None:
     at = clock.now()
+    state = jobs.locked(tx, [job.id])[job.id][1]
+    if state not in ("pending", "held"):
+        raise Conflict(f"job {job.id} is {state}: its input files cannot change any more")
+    jobs.drop_data(tx, job.id, 0, f"in/{name}")
     jobs.append_output(tx, [(job.id, 0, f"in/{name}", data)])
-    if not final:
-        return
     events.append(tx, "job.input", ("job", job.id), at=at, name=name)
     if declared <= jobs.input_names(tx, job.id):
         jobs.need_met(tx, job.id, FILES)

@@ -22,6 +22,9 @@ AGENT_CLOUD = "agents"
 UNCLAIMED_GRACE_S = 5.0
 
 
+PROFILE_MAX = 1 << 18
+
+
 class Profile(msgspec.Struct):
     """What a machine says of itself. Unknown members are kept in `facts`."""
 
@@ -29,7 +32,7 @@ class Profile(msgspec.Struct):
     memory_mb: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
     storage_gb: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
     slots: Annotated[int, Meta(ge=1, le=100_000)] | None = None
-    hostname: str = ""
+    hostname: Annotated[str, Meta(max_length=1000)] = ""
 
 
 class JoinRequest(msgspec.Struct):
@@ -60,6 +63,8 @@ def _parse_join(body: bytes) -> tuple[JoinRequest, Profile]:
         raise invalid(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"the body is not JSON: {error}") from None
+    if len(request.profile) > PROFILE_MAX:
+        raise Invalid.at("profile", f"has {len(request.profile)} bytes", f"at most {PROFILE_MAX}")
     for field, text in (("name", request.name), ("instance", request.instance), ("profile.hostname", profile.hostname)):
         if text and "\0" in text:
             raise Invalid.at(field, "holds a NUL character")

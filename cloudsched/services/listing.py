@@ -154,6 +154,11 @@ def output_files(job: Job) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def has_file(job: Job, name: str, attempt: int) -> bool:
+    """Was this output file kept from that attempt?"""
+    return any(kept[:2] == (attempt, f"out/{name}") for kept in data_names(job.id))
+
+
 def check_states(states: Sequence[str]) -> None:
     """Raise Invalid unless all are states of a job."""
     for state in states:

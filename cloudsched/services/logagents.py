@@ -139,6 +139,7 @@ class Fleet:
         self._by_body: dict[bytes, LogAgent] = {}
         self._order: list[LogAgent] = []
         self._version = -1
+        self._own: set[int] = set()
         self._check_at = self._look_at = self._checked_at = 0.0
         self._dirty: dict[int, LogAgent] = {}
         self._lists: dict[tuple[str, str], tuple[int, float, bytes]] = {}
@@ -186,22 +187,42 @@ class Fleet:
     def _admit(self, body: bytes) -> LogAgent | None:
         """A heartbeat that was not seen like this before: known with the same tag, or written down now (None)."""
         beat = parse_heartbeat(body)
-        self.refresh()
         agent = self._by_url.get(beat.url)
         if agent is not None and agent.tag == beat.tag:
             self._remember(body, agent)
             return agent
         if agent is None and len(self._by_url) >= self.agents_max:
             raise Invalid(f"{len(self._by_url)} agents are on the list: no more are taken (logkit.agents_max)")
-        write(lambda tx: _write_down(tx, beat.url, beat.tag, clock.now()))
-        self.refresh(now=True)
-        agent = self._by_url.get(beat.url)
-        if agent is not None and agent.tag == beat.tag:
-            with self._lock:
-                agent.seen_at, agent.heard, agent.until = clock.now(), steady(), 0.0
-                self._remember(body, agent)
-        self.generation = next(self._count)
+        row, version = write(lambda tx: _write_down(tx, beat.url, beat.tag, clock.now()))
+        self._take(row, version, body)
         return None
+
+    def _take(self, row: store.Row, version: int, body: bytes) -> None:
+        """What this process has just written down is put into its list, without reading the others again."""
+        with self._lock:
+            agent = self._by_url.get(row.url)
+            if agent is None or agent.id != row.id:
+                if agent is not None:
+                    agent.listed = False
+                    self._order.remove(agent)
+                agent = LogAgent(row.id, row.node_id, row.url, row.tag, bool(row.by_hand), row.seen_at, steady())
+                self._by_url[row.url] = agent
+                if self._order and self._order[-1].id > row.id:
+                    self._order = sorted([*self._order, agent], key=lambda one: one.id)
+                else:
+                    self._order.append(agent)
+            if agent.tag != row.tag:
+                agent.tag, agent.head = row.tag, b""
+                self._by_body = {kept: one for kept, one in self._by_body.items() if one is not agent}
+            agent.seen_at, agent.heard, agent.until = clock.now(), steady(), 0.0
+            self._remember(body, agent)
+            # Changes of other processes in between are seen by their numbers, which are missing here.
+            self._own.add(version)
+            while self._version + 1 in self._own:
+                self._version += 1
+                self._own.remove(self._version)
+            self._lists.clear()
+            self.generation = next(self._count)
 
     def _remember(self, body: bytes, agent: LogAgent) -> None:
         with self._lock:
@@ -296,6 +317,7 @@ class Fleet:
         self._by_body = {body: agent for body, agent in self._by_body.items()
                          if agent.listed and self._same_tag(body, agent)}
         self._version, self.generation = version, next(self._count)
+        self._own = {number for number in self._own if number > version}
         self._lists.clear()
 
     def _same_tag(self, body: bytes, agent: LogAgent) -> bool:
@@ -345,9 +367,12 @@ class Fleet:
         self.flush()
 
 
-def _write_down(tx: store.Tx, url: str, tag: str, at: float) -> None:
+def _write_down(tx: store.Tx, url: str, tag: str, at: float) -> tuple[store.Row, int]:
+    """(the agent as it is now, the number of this change)."""
     known = store.by_url(tx, url)
     if known is None:
         known = store.add(tx, url, tag, at=at)
     if known.tag != tag:
         store.set_tag(tx, known.id, tag, at=at)
+        known = known._replace(tag=tag, seen_at=at)
+    return known, store.version(tx)

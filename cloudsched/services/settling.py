@@ -104,9 +104,11 @@ def redeliver(tx: Tx, items: Sequence[tuple[int, int]], *, at: float, reason: st
     """Take (job, attempt) away from a node that has lost them: back to the queue, or failed after too many losses."""
     back = []
     for number, attempt in items:
-        if attempt > LOST_LIMIT:
+        # Attempts also count retries and jobs given back: only a job that was claimed so often can have been lost so often.
+        losses = jobs.losses(tx, number) + 1 if attempt > LOST_LIMIT else 0
+        if losses > LOST_LIMIT:
             guard = ("attempt = ?", (attempt,))
-            if move(tx, "job", number, "fail", at=at, reason=f"lost {attempt} times, last: {reason}", guard=guard):
+            if move(tx, "job", number, "fail", at=at, reason=f"lost {losses} times, last: {reason}", guard=guard):
                 after_end(tx, [(number, "failed")], at=at)
         else:
             back.append((number, attempt))

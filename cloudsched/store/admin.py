@@ -6,13 +6,14 @@ while the server runs; of Postgres an archive made by `pg_dump`.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from cloudsched import clock
 from cloudsched.domain import moves
@@ -60,8 +61,7 @@ def restore(settings: Settings, path: str) -> str:
     """
     if not os.path.isfile(path):
         raise NotFound(f"there is no file {path}")
-    if os.path.exists(os.path.join(settings.state.dir, "server.json")):
-        raise Conflict("the server runs: stop it first")
+    _refuse_while_served(settings)
     if not settings.database.is_sqlite:
         _postgres(settings, ["pg_restore", "--clean", "--if-exists", "--no-owner", "--single-transaction", path])
         return migrate(settings)
@@ -152,6 +152,20 @@ def _opened(settings: Settings, *, migrated: bool = True) -> Iterator[Database]:
         database.close()
 
 
+def _refuse_while_served(settings: Settings) -> None:
+    """Raises Conflict while the server that wrote server.json lives; one that was killed leaves the file behind."""
+    path = os.path.join(settings.state.dir, "server.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            number = int(json.load(file)["pid"])
+        os.kill(number, 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # it cannot be told: better stop here
+    raise Conflict(f"the server runs: stop it first (if none does, remove {path})")
+
+
 def _path(settings: Settings) -> str:
     return settings.database.url.removeprefix("sqlite:///").removeprefix("sqlite://")
 
@@ -193,16 +207,20 @@ def _postgres(settings: Settings, command: list[str]) -> None:
     """Run a Postgres tool; the password goes by the environment, never in the arguments."""
     if shutil.which(command[0]) is None:
         raise Unavailable(f"{command[0]} is not installed: it comes with the PostgreSQL client programs")
-    parts = urlsplit(settings.database.url)
-    environ = {**os.environ, "PGDATABASE": parts.path.lstrip("/")}
-    given: dict[str, Callable[[], str | None]] = {
-        "PGHOST": lambda: parts.hostname, "PGPORT": lambda: str(parts.port) if parts.port else None,
-        "PGUSER": lambda: unquote(parts.username) if parts.username else None,
-        "PGPASSWORD": lambda: unquote(parts.password) if parts.password else None,
-    }
-    environ.update({name: value for name, read in given.items() if (value := read())})
-    if command[0] == "pg_restore":
-        command = [*command[:1], f"--dbname={environ['PGDATABASE']}", *command[1:]]
-    ended = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    url, password = _without_password(settings.database.url)
+    environ = {**os.environ, **({"PGPASSWORD": password} if password else {})}
+    ended = subprocess.run([command[0], f"--dbname={url}", *command[1:]], env=environ, capture_output=True, text=True,
+                           check=False)
     if ended.returncode:
         raise Unavailable(f"{command[0]} failed: {ended.stderr.strip()[:500]}")
+
+
+def _without_password(url: str) -> tuple[str, str | None]:
+    """(the URL with all but its password, the password), wherever in the URL it stands."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    name, _, password = user.partition(":")
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    found = [value for key, value in query if key == "password"] or ([unquote(password)] if password else [])
+    kept = urlencode([pair for pair in query if pair[0] != "password"], quote_via=quote)
+    return f"postgresql://{name}{at}{host}{parts.path}{'?' if kept else ''}{kept}", found[-1] if found else None

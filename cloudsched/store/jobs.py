@@ -220,6 +220,12 @@ def retries(tx: Tx, number: int) -> int:
     return int(tx.value("SELECT retries FROM job WHERE id = ?", (number,)))
 
 
+def losses(tx: Tx, number: int) -> int:
+    """How often a job was taken from a node that had lost it, as far as events are kept."""
+    sql = "SELECT count(*) FROM event WHERE subject_kind = 'job' AND subject_id = ? AND kind = 'job.lose'"
+    return int(tx.value(sql, (number,)))
+
+
 # what the scheduling job notes
 
 
@@ -262,6 +268,11 @@ def append_output(tx: Tx, pieces: Iterable[tuple[int, int, str, bytes]]) -> None
         "WHERE job_id = ? AND attempt = ? AND name = ?",
         [(j, a, name, len(data), data, j, a, name) for j, a, name, data in pieces],
     )
+
+
+def drop_data(tx: Tx, job_id: int, attempt: int, name: str) -> None:
+    """Take the bytes away, so that others can come in their place."""
+    tx.run("DELETE FROM job_data WHERE job_id = ? AND attempt = ? AND name = ?", (job_id, attempt, name))
 
 
 def data_size(tx: Tx, job_id: int, attempt: int, name: str) -> int:
@@ -354,6 +365,8 @@ def by_key(source: str, key: str) -> Job | None:
     try:
         batch, proc = key.rsplit("#", 2)[-2].split(".")
         args = (int(batch), int(proc), key)
+        if max(args[0], args[1]) >= 2**63:
+            return None
     except (ValueError, IndexError):
         return None
     row = read().one(f"SELECT {COLUMNS} FROM job WHERE batch_id = ? AND proc = ? AND key = ?", args)

@@ -34,9 +34,9 @@ _SELECT = ("SELECT a.id, a.node_id, a.url, a.tag, a.by_hand, a.registered_at, co
            "FROM log_agent a JOIN node n ON n.id = a.node_id")
 
 
-def version() -> int:
-    """Changes when an agent is added or removed, or its tag or switch changes."""
-    return int(read().value("SELECT value FROM counter WHERE name = ?", (COUNTER,)) or 0)
+def version(tx: Tx | None = None) -> int:
+    """Grows when an agent is added or removed, or its tag or switch changes."""
+    return int((tx or read()).value("SELECT value FROM counter WHERE name = ?", (COUNTER,)) or 0)
 
 
 def rows(*, tag: str = "", tx: Tx | None = None) -> list[Row]:

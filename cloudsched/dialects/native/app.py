@@ -26,6 +26,12 @@ WEB = "cloudsched.web"
 _TEXT = "Bodies are JSON, times RFC 3339 UTC, errors RFC 9457 problems. `x-role` is the least role a route needs."
 
 
+class _Api(Api):  # type: ignore[misc]
+    """Errors are described as the problems they are."""
+
+    ERROR_SCHEMA = schemas.Problem
+
+
 def make_flask(settings: Settings) -> Flask:
     """The application. It expects the caller in the WSGI environment (`front`)."""
     app = Flask("cloudsched", static_folder=str(files(WEB) / "static"), static_url_path="/static")
@@ -39,12 +45,13 @@ def make_flask(settings: Settings) -> Flask:
     app.extensions["streams"] = Streams(_most_streams(settings))
     app.url_map.merge_slashes, app.url_map.strict_slashes = False, False
     app.url_map.converters |= {"raw": routing.RawSegment, "rest": routing.RawPath}
-    api = Api(app)
+    api = _Api(app)
     for converter in (routing.RawSegment, routing.RawPath):
         api.register_converter(converter, lambda _: {"type": "string"})
     for blueprint in BLUEPRINTS:
         api.register_blueprint(blueprint)
     _describe_hot(api)
+    _describe_errors(api)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(CloudschedError, _ours)
     app.register_error_handler(Exception, _ours)
@@ -67,6 +74,15 @@ def _describe_hot(api: Any) -> None:
     path["post"]["parameters"] = [header]
     body = {"schema": resolver.resolve_nested_schema(schemas.SubmitBody())}
     path["post"]["requestBody"] = {"required": True, "content": {"application/json": body}}
+
+
+def _describe_errors(api: Any) -> None:
+    """Shared error answers are problem documents too."""
+    components = api.spec.components
+    for kept in (*components.responses.values(), *components.responses_lazy.values()):
+        content = kept.get("content", {})
+        if "application/json" in content:
+            content[problems.CONTENT_TYPE] = content.pop("application/json")
 
 
 def _http(error: HTTPException) -> Response:

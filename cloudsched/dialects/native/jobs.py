@@ -139,6 +139,8 @@ def get_file(query: dict[str, Any], job: str, name: str) -> Response:
     headers = {"Content-Disposition": "attachment"}
     if attempt == kept["attempt"]:
         headers["Content-Length"] = str(kept["size"])
+    elif not listing.has_file(found, name, attempt):
+        raise NotFound(f"attempt {attempt} of job {found.id} has no output file {name}")
     return Response(_stored(found, f"out/{name}", 0, attempt), content_type=BYTES, headers=headers)
 
 

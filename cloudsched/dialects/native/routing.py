@@ -18,7 +18,7 @@ from marshmallow import RAISE, Schema
 from webargs.flaskparser import FlaskParser
 from werkzeug.routing import BaseConverter, ValidationError
 
-from cloudsched.dialects.native import front, hot, schemas, wire
+from cloudsched.dialects.native import front, hot, problems, schemas, wire
 from cloudsched.errors import FieldError, Invalid, Stale, Unauthenticated
 from cloudsched.services import answers
 from cloudsched.services.caller import Caller
@@ -111,7 +111,8 @@ def route(blueprint: Blueprint, rule: str, method: str = "GET", *, role: str | N
         if query is not None:
             inner = blueprint.arguments(query, location="query")(inner)
         for code, text in also:
-            inner = blueprint.alt_response(code, description=text, schema=answer if code < 300 else schemas.Problem)(inner)
+            shown = {"schema": answer} if code < 300 else {"schema": schemas.Problem, "content_type": problems.CONTENT_TYPE}
+            inner = blueprint.alt_response(code, description=text, **shown)(inner)
         described = {} if answer is not None or media == "application/json" else {"content_type": media}
         inner = blueprint.response(status, answer, **described)(inner)
         inner = _checked(inner, role, takes_query=query is not None, secret=secret)
