@@ -22,6 +22,7 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
         ("migrate", "bring the tables to this version"),
         ("check", "is the database whole, and do its rows fit together?"),
         ("rebuild", "make counters and other derived rows again from the records"),
+        ("rekey", "a new secret key, and every stored secret under it (with the server stopped)"),
     ):
         _add(actions, name, text)
     saved = _add(actions, "backup", "copy the database to FILE while it is used")

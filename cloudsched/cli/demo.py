@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cloudsched.cli.commands import EXIT_FAILED, EXIT_OK, add_common
 from cloudsched.cli.demo_picture import picture, summary
 from cloudsched.cli.demo_work import Piece, check, pieces, request
+from cloudsched.cli.job_words import ENDED
 from cloudsched.cli.problems import fail
 from cloudsched.cli.screen import Block, Screen
 from cloudsched.cli.session import open_session
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from cloudsched.client import Client
 
 USERS = ("ada", "grace")
-ENDED = frozenset({"succeeded", "failed", "timeout", "cancelled"})
 GONE = frozenset({"gone", "failed", "released"})
 _OWN_CLOUD = {"kind": "Local", "slots": 4, "memory_mb": 4096, "storage_gb": 20, "cores": 1}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudsched.cli.commands import EXIT_FAILED, EXIT_NOT_FOUND, EXIT_OK
-from cloudsched.cli.jobs import ENDED, job_path
+from cloudsched.cli.job_words import ENDED, job_path
 from cloudsched.cli.problems import fail
 from cloudsched.cli.session import Session
 from cloudsched.cli.submission import local_paths

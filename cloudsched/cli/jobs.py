@@ -8,13 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from cloudsched.cli.commands import EXIT_FAILED, EXIT_OK, EXIT_USAGE, add_action, add_actions
+from cloudsched.cli.job_words import ENDED, STATES, job_path
 from cloudsched.cli.problems import fail
 from cloudsched.cli.session import Listing, Session, add_watch, for_each, open_session, show_list
 from cloudsched.cli.table import STATE_COLOURS, Column
 from cloudsched.cli.values import duration_s, positive, show_duration, show_mb, show_time, signed, whole
-
-STATES = ("pending", "held", "queued", "assigned", "running", "succeeded", "failed", "timeout", "cancelled")
-ENDED = frozenset({"succeeded", "failed", "timeout", "cancelled"})
 
 COLUMNS = (
     Column("ID", right=True),
@@ -216,13 +214,6 @@ def run_fetch(args: argparse.Namespace) -> int:
 
     session = open_session(args)
     return fetch_jobs(session, args.ids, to=args.to)
-
-
-def job_path(job: int | str) -> str:
-    """The path of a job by number or key."""
-    from cloudsched.client.http import segment
-
-    return f"/jobs/{segment(job)}"
 
 
 def job_row(job: dict[str, Any]) -> list[str]:

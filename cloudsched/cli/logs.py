@@ -15,18 +15,62 @@ from cloudsched.cli.session import Listing, Session, add_watch, confirm, for_eac
 from cloudsched.cli.table import Column
 from cloudsched.cli.values import duration_s, positive, show_duration, show_time, whole
 
-_COLOURS = {"ok": "green", "bad": "yellow", "lost": "red", "pending": "cyan", "applied": "green", "failed": "red",
-            "by_hand": "yellow", "running": "blue", "done": "green", "paused": "yellow", "rolling_back": "magenta",
-            "rolled_back": "magenta"}
-AGENTS = (Column("ID", right=True), Column("URL"), Column("TAG"), Column("STATUS", colours=_COLOURS), Column("SEEN"),
-          Column("BY HAND"))
-RUNNERS = (Column("ID", right=True), Column("NAME"), Column("TAG"), Column("WANTED"), Column("VERSION", right=True),
-           Column("APPLIED", right=True), Column("PENDING", right=True), Column("FAILED", right=True),
-           Column("BY HAND", right=True), Column("ROLLOUT", right=True))
-TARGETS = (Column("AGENT"), Column("RUNNER"), Column("WANTED"), Column("VERSION", right=True),
-           Column("STATE", colours=_COLOURS), Column("TRIES", right=True), Column("APPLIED"), Column("REASON"))
-ROLLOUTS = (Column("ID", right=True), Column("RUNNER"), Column("TAG"), Column("STATE", colours=_COLOURS), Column("WAVE"),
-            Column("FROM", right=True), Column("TO", right=True), Column("BY"), Column("STARTED"), Column("REASON"))
+_COLOURS = {
+    "ok": "green",
+    "bad": "yellow",
+    "lost": "red",
+    "pending": "cyan",
+    "applied": "green",
+    "failed": "red",
+    "by_hand": "yellow",
+    "running": "blue",
+    "done": "green",
+    "paused": "yellow",
+    "rolling_back": "magenta",
+    "rolled_back": "magenta",
+}
+AGENTS = (
+    Column("ID", right=True),
+    Column("URL"),
+    Column("TAG"),
+    Column("STATUS", colours=_COLOURS),
+    Column("SEEN"),
+    Column("BY HAND"),
+)
+RUNNERS = (
+    Column("ID", right=True),
+    Column("NAME"),
+    Column("TAG"),
+    Column("WANTED"),
+    Column("VERSION", right=True),
+    Column("APPLIED", right=True),
+    Column("PENDING", right=True),
+    Column("FAILED", right=True),
+    Column("BY HAND", right=True),
+    Column("ROLLOUT", right=True),
+)
+TARGETS = (
+    Column("AGENT"),
+    Column("RUNNER"),
+    Column("WANTED"),
+    Column("VERSION", right=True),
+    Column("STATE", colours=_COLOURS),
+    Column("TRIES", right=True),
+    Column("APPLIED"),
+    Column("REASON"),
+)
+ROLLOUTS = (
+    Column("ID", right=True),
+    Column("RUNNER"),
+    Column("TAG"),
+    Column("STATE", colours=_COLOURS),
+    Column("WAVE"),
+    Column("FROM", right=True),
+    Column("TO", right=True),
+    Column("BY"),
+    Column("STARTED"),
+    Column("REASON"),
+)
 _MARKS = {"add": "+", "update": "~", "delete": "-", "none": "=", "unknown": "?"}
 _ENDED = frozenset({"done", "rolled_back"})
 WAIT_S = 300
@@ -38,8 +82,11 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
     agents.add_argument("--tag", metavar="TAG", help="those of this tag")
     agents.add_argument("--status", choices=("ok", "bad", "lost"), help="heard from within 31 s, within 1 minute, later")
     add_watch(agents)
-    for name, text in (("by-hand", "leave agents to whoever manages them by hand"), ("take", "manage such agents again"),
-                       ("forget", "drop agents from the list; a heartbeat brings them back")):
+    for name, text in (
+        ("by-hand", "leave agents to whoever manages them by hand"),
+        ("take", "manage such agents again"),
+        ("forget", "drop agents from the list; a heartbeat brings them back"),
+    ):
         _ids(add_action(actions, name, run_agent_change, text), "AGENT", "numbers of log agents")
 
     runners = add_action(actions, "runners", run_runners, "list runners: what is wanted where, and how far it has come")
@@ -48,7 +95,9 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
     add_watch(runners)
     status = add_action(actions, "status", run_status, "how far a runner has come on each agent")
     status.add_argument("id", type=whole, metavar="RUNNER", help="number of a runner")
-    status.add_argument("--of-state", choices=("pending", "applied", "failed", "by_hand"), dest="of_state", help="those in this state")
+    status.add_argument(
+        "--of-state", choices=("pending", "applied", "failed", "by_hand"), dest="of_state", help="those in this state"
+    )
     add_watch(status)
 
     apply = add_action(actions, "apply", run_apply, "want a configuration on all agents of a tag, at once")
@@ -60,8 +109,12 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
     diff.add_argument("--remove", action="store_true", help="what removing it would change")
     _rollout(actions)
 
-    for name, text in (("start", "want runners running"), ("stop", "want runners stopped"),
-                       ("retry", "try again now where it failed"), ("remove", "want runners nowhere: the agents delete them")):
+    for name, text in (
+        ("start", "want runners running"),
+        ("stop", "want runners stopped"),
+        ("retry", "try again now where it failed"),
+        ("remove", "want runners nowhere: the agents delete them"),
+    ):
         changed = add_action(actions, name, run_change, text)
         _ids(changed, "RUNNER", "numbers of runners")
         changed.add_argument("--yes", "-y", action="store_true", help="do not ask")
@@ -76,20 +129,29 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
 def _rollout(actions: Any) -> None:
     rollout = add_action(actions, "rollout", run_rollout, "want a configuration on a tag, in waves with a health gate")
     _config(rollout)
-    rollout.add_argument("--steps", default="1,10%,50%,100%", metavar="LIST",
-                         help="how many agents have it after each wave (default 1,10%%,50%%,100%%)")
+    rollout.add_argument(
+        "--steps",
+        default="1,10%,50%,100%",
+        metavar="LIST",
+        help="how many agents have it after each wave (default 1,10%%,50%%,100%%)",
+    )
     rollout.add_argument("--soak", type=duration_s, default=30, metavar="TIME", help="how long a wave must be well (default 30s)")
     rollout.add_argument("--limit", type=duration_s, default=300, metavar="TIME", help="how long a wave may take (default 5m)")
     rollout.add_argument("--max-failures", type=whole, default=0, metavar="N", help="agents that may refuse it (default 0)")
     rollout.add_argument("--max-errors", type=whole, default=0, metavar="N", help="new errors on one agent (default 0)")
-    rollout.add_argument("--on-failure", choices=("pause", "roll_back"), default="pause", help="what then happens (default pause)")
+    rollout.add_argument(
+        "--on-failure", choices=("pause", "roll_back"), default="pause", help="what then happens (default pause)"
+    )
     rollout.add_argument("--dry-run", action="store_true", help="show what would change on each agent, change nothing")
     _wait(rollout)
     shown = add_action(actions, "rollouts", run_rollouts, "list roll-outs")
     shown.add_argument("--runner", type=whole, metavar="RUNNER", help="those of this runner")
     add_watch(shown)
-    for name, text in (("pause", "begin no further wave"), ("resume", "go on with a paused roll-out"),
-                       ("rollback", "give the agents their previous configuration back")):
+    for name, text in (
+        ("pause", "begin no further wave"),
+        ("resume", "go on with a paused roll-out"),
+        ("rollback", "give the agents their previous configuration back"),
+    ):
         _ids(add_action(actions, name, run_rollout_change, text), "ROLLOUT", "numbers of roll-outs")
 
 
@@ -123,7 +185,9 @@ def run_runners(args: argparse.Namespace) -> int:
 def run_status(args: argparse.Namespace) -> int:
     session = open_session(args)
     listing = Listing(TARGETS, target_row, "no agent has the tag of this runner")
-    return show_list(args, session, listing, fetch=lambda: session.client.items(f"/runners/{args.id}/targets", state=args.of_state))
+    return show_list(
+        args, session, listing, fetch=lambda: session.client.items(f"/runners/{args.id}/targets", state=args.of_state)
+    )
 
 
 def run_apply(args: argparse.Namespace) -> int:
@@ -140,23 +204,35 @@ def run_diff(args: argparse.Namespace) -> int:
     if args.remove == (args.file is not None):
         return fail("give a FILE, or --remove", EXIT_USAGE)
     config = None if args.remove else _read(args.file)
-    return _show_differences(session, session.client.post("/runners/diff", {"name": args.name, "tag": args.tag, "config": config}))
+    return _show_differences(
+        session, session.client.post("/runners/diff", {"name": args.name, "tag": args.tag, "config": config})
+    )
 
 
 def run_rollout(args: argparse.Namespace) -> int:
     session = open_session(args)
     config = _read(args.file)
     if args.dry_run:
-        return _show_differences(session, session.client.post("/runners/diff", {"name": args.name, "tag": args.tag, "config": config}))
-    plan = {"steps": [step.strip() for step in args.steps.split(",")], "soak_s": args.soak, "wave_limit_s": args.limit,
-            "max_failures": args.max_failures, "max_errors": args.max_errors, "on_failure": args.on_failure}
+        return _show_differences(
+            session, session.client.post("/runners/diff", {"name": args.name, "tag": args.tag, "config": config})
+        )
+    plan = {
+        "steps": [step.strip() for step in args.steps.split(",")],
+        "soak_s": args.soak,
+        "wave_limit_s": args.limit,
+        "max_failures": args.max_failures,
+        "max_errors": args.max_errors,
+        "on_failure": args.on_failure,
+    }
     runner = session.client.create("/runners", {"name": args.name, "tag": args.tag, "config": config, "waves": plan})
     if runner["rollout"] is None:
         return _said(session, runner, f"{args.name}: nothing to roll out, it is wanted like this already")
     found = session.client.get(f"/rollouts/{runner['rollout']}")
     if args.wait:
         return _wait_rolled(session, found, args.wait)
-    return _said(session, found, f"roll-out {found['id']}: {len(found['waves'])} waves of {', '.join(map(str, found['waves']))} agents")
+    return _said(
+        session, found, f"roll-out {found['id']}: {len(found['waves'])} waves of {', '.join(map(str, found['waves']))} agents"
+    )
 
 
 def run_rollouts(args: argparse.Namespace) -> int:
@@ -211,29 +287,61 @@ def run_back(args: argparse.Namespace) -> int:
 
 def agent_row(one: dict[str, Any]) -> list[str]:
     """A log agent as the cells of AGENTS."""
-    return [str(one["id"]), one["url"], one["tag"], one["status"], show_time(one["last_seen_at"]), "yes" if one["by_hand"] else ""]
+    return [
+        str(one["id"]),
+        one["url"],
+        one["tag"],
+        one["status"],
+        show_time(one["last_seen_at"]),
+        "yes" if one["by_hand"] else "",
+    ]
 
 
 def runner_row(one: dict[str, Any]) -> list[str]:
     """A runner as the cells of RUNNERS."""
     counts = one["targets"]
     wanted = one["run"] if one["want"] == "present" else "nowhere"
-    return [str(one["id"]), one["name"], one["tag"], wanted, str(one["generation"]),
-            *(str(counts[state]) for state in ("applied", "pending", "failed", "by_hand")), str(one["rollout"] or "")]
+    return [
+        str(one["id"]),
+        one["name"],
+        one["tag"],
+        wanted,
+        str(one["generation"]),
+        *(str(counts[state]) for state in ("applied", "pending", "failed", "by_hand")),
+        str(one["rollout"] or ""),
+    ]
 
 
 def target_row(one: dict[str, Any]) -> list[str]:
     """A target as the cells of TARGETS."""
     wanted = one["run"] or "" if one["want"] == "present" else "nowhere"
     reason = (one["reason"] or "") + (" (given up)" if one["gives_up"] else "")
-    return [one["url"], one["runner"], wanted, str(one["generation"]), one["state"], str(one["attempts"]),
-            show_time(one["applied_at"]), reason]
+    return [
+        one["url"],
+        one["runner"],
+        wanted,
+        str(one["generation"]),
+        one["state"],
+        str(one["attempts"]),
+        show_time(one["applied_at"]),
+        reason,
+    ]
 
 
 def rollout_row(one: dict[str, Any]) -> list[str]:
     """A roll-out as the cells of ROLLOUTS."""
-    return [str(one["id"]), one["runner"] or "", one["tag"] or "", one["state"], f"{one['wave']}/{len(one['waves'])}",
-            str(one["from_generation"]), str(one["to_generation"]), one["actor"], show_time(one["created_at"]), one["reason"] or ""]
+    return [
+        str(one["id"]),
+        one["runner"] or "",
+        one["tag"] or "",
+        one["state"],
+        f"{one['wave']}/{len(one['waves'])}",
+        str(one["from_generation"]),
+        str(one["to_generation"]),
+        one["actor"],
+        show_time(one["created_at"]),
+        one["reason"] or "",
+    ]
 
 
 # parts
@@ -245,7 +353,9 @@ def _ids(parser: argparse.ArgumentParser, name: str, text: str) -> None:
 
 def _config(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the runner")
-    parser.add_argument("file", nargs="?" if optional else None, metavar="FILE", help="its configuration as JSON; - reads standard input")
+    parser.add_argument(
+        "file", nargs="?" if optional else None, metavar="FILE", help="its configuration as JSON; - reads standard input"
+    )
     parser.add_argument("--tag", required=True, metavar="TAG", help="the agents that are to have it")
 
 
@@ -277,7 +387,9 @@ def _said(session: Session, found: dict[str, Any], text: str) -> int:
 def _told(runner: dict[str, Any]) -> str:
     counts = ", ".join(f"{count} {state}" for state, count in runner["targets"].items() if count) or "no agents"
     wanted = runner["run"] if runner["want"] == "present" else "nowhere"
-    return f"runner {runner['id']} ({runner['name']} on {runner['tag']}, version {runner['generation']}, wanted {wanted}): {counts}"
+    return (
+        f"runner {runner['id']} ({runner['name']} on {runner['tag']}, version {runner['generation']}, wanted {wanted}): {counts}"
+    )
 
 
 def _show_differences(session: Session, found: dict[str, Any]) -> int:
@@ -311,7 +423,9 @@ def _wait_rolled(session: Session, found: dict[str, Any], wait_s: int) -> int:
     while found["state"] not in _ENDED and found["state"] != "paused" and time.monotonic() < until:
         if found["wave"] != wave and not session.screen.as_json:
             wave = found["wave"]
-            session.screen.line(f"wave {wave} of {len(found['waves'])}: {found['waves'][wave - 1] if found['waves'] else 0} agents")
+            session.screen.line(
+                f"wave {wave} of {len(found['waves'])}: {found['waves'][wave - 1] if found['waves'] else 0} agents"
+            )
         time.sleep(0.5)
         found = session.client.get(f"/rollouts/{found['id']}")
     _said(session, found, f"roll-out {found['id']}: {found['state']}")

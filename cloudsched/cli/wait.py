@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cloudsched.cli.jobs import ENDED, STATES, job_path
+from cloudsched.cli.job_words import ENDED, STATES, job_path
 from cloudsched.cli.screen import Block, Screen, bar
 from cloudsched.cli.session import Session
 from cloudsched.cli.table import STATE_COLOURS

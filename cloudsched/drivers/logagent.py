@@ -271,7 +271,8 @@ class Line:
         return b"".join(pieces)
 
     async def _chunks(self, reader: asyncio.StreamReader, told: _Round) -> bytes:
-        pieces, size = [], 0
+        pieces: list[bytes] = []
+        size = 0
         try:
             while True:
                 line = (await reader.readuntil(b"\n")).partition(b";")[0].strip()

@@ -111,8 +111,7 @@ class RunnerLoop:
                 del self._under_way[agent_id]
                 results += _results(future, targets)
         if results:
-            at, most = clock.now(), self._settings.logkit.attempts_max
-            write(lambda tx: [runners_act.settle(tx, result, at=at, attempts_max=most) for result in results])
+            write(lambda tx: _write_down(tx, results, at=clock.now(), most=self._settings.logkit.attempts_max))
 
 
 def _results(future: Future, targets: list[Target]) -> list[Result]:
@@ -121,6 +120,11 @@ def _results(future: Future, targets: list[Target]) -> list[Result]:
     except Exception as error:
         log.exception("a chain of calls to a log agent failed")
         return [Result(target, runners_act.AWAY, f"{type(error).__name__} while acting on it") for target in targets]
+
+
+def _write_down(tx: Tx, results: list[Result], *, at: float, most: int) -> None:
+    for result in results:
+        runners_act.settle(tx, result, at=at, attempts_max=most)
 
 
 def _align(tx: Tx, at: float) -> None:

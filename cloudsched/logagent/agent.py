@@ -21,7 +21,6 @@ from cloudsched.logagent.stats import REFRESH_S
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Optional
 
     from cloudsched.logagent.config import Settings
     from cloudsched.logagent.server import AgentServer
@@ -64,7 +63,7 @@ class LogAgent:
             self.runners.refresh()
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: told to end; 1: cannot listen or another agent has the folder; 2: the configuration is wrong."""
     options = _parser().parse_args(argv)
     log.set_level(options.log_level)

@@ -7,12 +7,12 @@ import math
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import Any
 
     from cloudsched.logagent.generation import Chunk, Generation, Position
 
-    Record = Dict[str, Any]
-    Records = List[Record]
+    Record = dict[str, Any]
+    Records = list[Record]
 
 
 class Batch:
@@ -20,8 +20,8 @@ class Batch:
 
     def __init__(self, records: Records) -> None:
         self.records = records
-        self._rendered: Optional[list[bytes]] = None
-        self._array: Optional[bytes] = None
+        self._rendered: list[bytes] | None = None
+        self._array: bytes | None = None
 
     def array(self) -> bytes:
         """A JSON array in UTF-8, without a newline."""

@@ -22,7 +22,7 @@ from cloudsched.logagent import disk, log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Optional
+    from typing import Any
 
 _HEADER = struct.Struct(">4sIIIQ")
 _MAGIC = b"LQ01"
@@ -75,7 +75,7 @@ class DiskQueue:
     def full(self) -> bool:
         return self.entries > 0 and self.bytes >= self.limit_bytes
 
-    def peek(self, timeout_s: float) -> Optional[Entry]:
+    def peek(self, timeout_s: float) -> Entry | None:
         """The oldest entry, which stays; None when there is none within the time."""
         with self._changed:
             if not self.entries:
@@ -147,7 +147,7 @@ class DiskQueue:
             os.close(self._head_fd)
         self._head_segment, self._head_offset, self._head_fd = segment, offset, -1
 
-    def _read(self, segment: int, offset: int) -> Optional[Entry]:
+    def _read(self, segment: int, offset: int) -> Entry | None:
         """None: nothing whole is there."""
         if self._head_fd < 0:
             self._head_fd = os.open(self._path(segment), os.O_RDONLY | os.O_CLOEXEC)
@@ -161,7 +161,7 @@ class DiskQueue:
             json.dump(value, file)
         os.replace(temporary, os.path.join(self.folder, "head.json"))
 
-    def _segments(self) -> List[int]:
+    def _segments(self) -> list[int]:
         return sorted(int(name[:8]) for name in os.listdir(self.folder) if _SEGMENT.fullmatch(name))
 
     def _path(self, number: int) -> str:
@@ -223,7 +223,7 @@ def waiting(folder: str) -> int:
     return queue.entries
 
 
-def _entry(fd: int, offset: int) -> Optional[Entry]:
+def _entry(fd: int, offset: int) -> Entry | None:
     header = os.pread(fd, _HEADER.size, offset)
     if len(header) < _HEADER.size:
         return None

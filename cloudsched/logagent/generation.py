@@ -16,11 +16,11 @@ from cloudsched.logagent.lines import cut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Optional, Tuple
+    from typing import Any
 
     from cloudsched.logagent.lines import Framing, Records
 
-    Key = Tuple[int, int]
+    Key = tuple[int, int]
 
 HEAD_BYTES, GUARD_BYTES = 256, 64
 READ_BYTES = 256 * 1024
@@ -67,7 +67,7 @@ class Generation:
         self.key, self.head = key, head
         self.read = self.acked = position
         self.moved = False
-        self.fd: Optional[int] = None
+        self.fd: int | None = None
         self.size = 0
         self.mtime_ns = 0
         self.grown_at = 0.0
@@ -105,7 +105,7 @@ class Generation:
             raise Replaced
         return state.st_size - self.read.offset
 
-    def next(self, framing: Framing, now: float) -> Optional[Chunk]:
+    def next(self, framing: Framing, now: float) -> Chunk | None:
         """The next records, or None. The descriptor is open. Raises Replaced as `look` does, or for other bytes."""
         assert self.fd is not None
         limit = READ_BYTES
@@ -141,7 +141,7 @@ class Generation:
             "guard": [len(self.acked.guard), digest(self.acked.guard)],
         }  # fmt: skip
 
-    def _stat(self) -> Optional[os.stat_result]:
+    def _stat(self) -> os.stat_result | None:
         if self.fd is not None:
             return os.fstat(self.fd)
         try:
@@ -173,8 +173,8 @@ class Saved:
     offset: int
     moved: bool
     mtime_ns: int
-    head: Tuple[int, str]
-    guard: Tuple[int, str]
+    head: tuple[int, str]
+    guard: tuple[int, str]
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> Saved:
@@ -183,7 +183,7 @@ class Saved:
         return cls(str(value["path"]), int(value["inode"]), int(value["offset"]), bool(value["moved"]),
                    int(value["mtime_ns"]), (int(head[0]), str(head[1])), (int(guard[0]), str(guard[1])))  # fmt: skip
 
-    def fits(self, path: str) -> Optional[Generation]:
+    def fits(self, path: str) -> Generation | None:
         """The generation, when the file at `path` begins as it did and still has what was delivered."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -201,7 +201,7 @@ class Saved:
         return found
 
 
-def begins_like(path: str, head: bytes, position: Position) -> Optional[bool]:
+def begins_like(path: str, head: bytes, position: Position) -> bool | None:
     """Is the file at `path` a copy? None: it begins alike, but does not reach the position yet."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

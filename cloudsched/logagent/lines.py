@@ -13,7 +13,7 @@ from itertools import accumulate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional, Pattern
+    from re import Pattern
 
 MAX_LINE_BYTES = 1 << 20
 
@@ -23,7 +23,7 @@ class Framing:
     """How bytes become records. `head`: a record begins at each line it matches (multi-line)."""
 
     encoding: str = "utf-8"
-    head: Optional[Pattern[str]] = None
+    head: Pattern[str] | None = None
     max_line_bytes: int = MAX_LINE_BYTES
 
 
@@ -32,7 +32,7 @@ class Records:
 
     __slots__ = ("_data", "_ends", "size", "texts")
 
-    def __init__(self, data: bytes, texts: list[str], ends: Optional[list[int]] = None) -> None:
+    def __init__(self, data: bytes, texts: list[str], ends: list[int] | None = None) -> None:
         self._data, self.texts, self._ends = data, texts, ends
         self.size = ends[-1] if ends else len(data)
 
@@ -45,7 +45,7 @@ class Records:
         return self._ends[count - 1] if count else 0
 
 
-def cut(data: bytes, framing: Framing, *, complete: bool, quiet: bool) -> Optional[Records]:
+def cut(data: bytes, framing: Framing, *, complete: bool, quiet: bool) -> Records | None:
     """The whole records in `data`; None when there is none yet.
 
     complete: `data` reaches the end of the file (otherwise there is more behind it).
@@ -87,7 +87,7 @@ def _split(data: bytes) -> list[bytes]:
     return [*whole, last] if last else whole
 
 
-def _pieces(data: bytes, limit: int) -> Optional[list[bytes]]:
+def _pieces(data: bytes, limit: int) -> list[bytes] | None:
     """Lines cut into pieces of at most `limit` bytes; None when no line is that long."""
     lines = _split(data)
     if max(map(len, lines)) <= limit:
@@ -119,7 +119,7 @@ def _decoded(pieces: list[bytes], encoding: str) -> Records:
     return Records(b"", [piece.decode(encoding, "replace") for piece in pieces], list(accumulate(map(len, pieces))))
 
 
-def _multi_line(data: bytes, framing: Framing, *, complete: bool, quiet: bool) -> Optional[Records]:
+def _multi_line(data: bytes, framing: Framing, *, complete: bool, quiet: bool) -> Records | None:
     """Join lines up to the next one that matches `head`. The last record waits for its successor, or for quiet."""
     assert framing.head is not None
     lines = _split(data)
@@ -141,7 +141,7 @@ def _multi_line(data: bytes, framing: Framing, *, complete: bool, quiet: bool) -
     return _decoded(pieces, framing.encoding)
 
 
-def head_pattern(text: str) -> Optional[Pattern[str]]:
+def head_pattern(text: str) -> Pattern[str] | None:
     """The compiled pattern; None when none is given; ValueError when it is no regular expression."""
     if not text:
         return None

@@ -17,7 +17,6 @@ from cloudsched.logagent.errors import Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict
 
     from cloudsched.logagent.config import Settings
 
@@ -32,7 +31,7 @@ class Masters:
         # One registration at a time: a heartbeat with the old tag must not arrive after the new one.
         self._sending = threading.Lock()
         self._stop = threading.Event()
-        self._told: Dict[str, str] = {}
+        self._told: dict[str, str] = {}
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -59,7 +58,7 @@ class Masters:
             self._report(failures)
             self._stop.wait(max(0.0, self._settings.heartbeat_s - (time.monotonic() - began)))
 
-    def _register(self, tag: str) -> Dict[str, str]:
+    def _register(self, tag: str) -> dict[str, str]:
         """Tell all masters at once; returns what went wrong, by master."""
         masters = self._settings.masters
         if not masters:
@@ -69,7 +68,7 @@ class Masters:
             answers = list(pool.map(lambda master: _post(master, body, self._timeout_s), masters))
         return {master: text for master, text in zip(masters, answers) if text}  # noqa: B905
 
-    def _report(self, failures: Dict[str, str]) -> None:
+    def _report(self, failures: dict[str, str]) -> None:
         """Say only what changed."""
         for master in self._settings.masters:
             now = failures.get(master, "ok")

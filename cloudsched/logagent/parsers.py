@@ -15,13 +15,14 @@ from cloudsched.logagent.times import now_text, to_rfc3339
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional
+    from collections.abc import Callable
+    from typing import Any
 
     from cloudsched.logagent.stats import Stage
 
-    Record = Dict[str, Any]
-    Parse = Callable[[str], Optional[Record]]
-    Keys = Dict[str, str]
+    Record = dict[str, Any]
+    Parse = Callable[[str], Record | None]
+    Keys = dict[str, str]
 
 STASH = "pandora_stash"
 # Backtracking costs grow with the length of a line; longer ones are not matched.
@@ -38,7 +39,7 @@ class Parser:
         self._keep_bad = keys.get("disable_record_errdata", "").lower() != "true"
         self._labels = parse_labels(keys.get("labels", ""))
 
-    def parse(self, texts: List[str], stage: Stage, extra: Record) -> List[Record]:
+    def parse(self, texts: list[str], stage: Stage, extra: Record) -> list[Record]:
         """Records for `texts`; labels and `extra` are added where a record has no such field itself."""
         records = _raw_all(texts) if self.kind == "raw" else self._parse_each(texts, stage)
         if self.kind == "raw":
@@ -48,7 +49,7 @@ class Parser:
             records = [{**added, **record} for record in records]
         return records
 
-    def _parse_each(self, texts: List[str], stage: Stage) -> List[Record]:
+    def _parse_each(self, texts: list[str], stage: Stage) -> list[Record]:
         records, bad, parse = [], 0, self._line
         for text in texts:
             try:
@@ -64,7 +65,7 @@ class Parser:
         return records
 
 
-def parse_labels(text: str) -> Dict[str, str]:
+def parse_labels(text: str) -> dict[str, str]:
     """`k v,k v`; BadConfig when a part has no value."""
     found = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -79,7 +80,7 @@ def _raw(keys: Keys) -> Parse:
     return lambda text: {"raw": text, "timestamp": now_text()}
 
 
-def _raw_all(texts: List[str]) -> List[Record]:
+def _raw_all(texts: list[str]) -> list[Record]:
     now = now_text()
     return [{"raw": text, "timestamp": now} for text in texts]
 
@@ -87,7 +88,7 @@ def _raw_all(texts: List[str]) -> List[Record]:
 def _json(keys: Keys) -> Parse:
     decode = json.JSONDecoder(parse_constant=_no_constant).decode
 
-    def parse(text: str) -> Optional[Record]:
+    def parse(text: str) -> Record | None:
         text = text.strip("\ufeff \t\r\n")
         if not text:
             return None
@@ -111,7 +112,7 @@ def _csv(keys: Keys) -> Parse:
     columns = _columns(keys.get("csv_schema", ""))
     trim = keys.get("csv_auto_trim", "").lower() == "true"
 
-    def parse(text: str) -> Optional[Record]:
+    def parse(text: str) -> Record | None:
         text = text.rstrip("\r\n")
         if not text.strip():
             return None
@@ -123,7 +124,7 @@ def _csv(keys: Keys) -> Parse:
     return parse
 
 
-def _columns(schema: str) -> List[tuple[str, Callable[[str], Any]]]:
+def _columns(schema: str) -> list[tuple[str, Callable[[str], Any]]]:
     columns = []
     for part in filter(None, (part.strip() for part in schema.split(","))):
         name, _, kind = part.partition(" ")
@@ -136,7 +137,7 @@ def _columns(schema: str) -> List[tuple[str, Callable[[str], Any]]]:
     return columns
 
 
-_CELLS: Dict[str, Callable[[str], Any]] = {
+_CELLS: dict[str, Callable[[str], Any]] = {
     "string": str, "long": int, "float": float, "date": to_rfc3339, "json": json.loads, "jsonmap": json.loads,
 }  # fmt: skip
 
@@ -151,7 +152,7 @@ def _grok(keys: Keys) -> Parse:
     if not groks:
         raise BadConfig("parser.grok_patterns is missing; e.g. %{COMMONAPACHELOG}")
 
-    def parse(text: str) -> Optional[Record]:
+    def parse(text: str) -> Record | None:
         text = _matchable(text)
         for grok in groks:
             record = grok.match(text)
@@ -162,7 +163,7 @@ def _grok(keys: Keys) -> Parse:
     return parse
 
 
-def split_patterns(text: str) -> List[str]:
+def split_patterns(text: str) -> list[str]:
     """At commas and newlines that stand outside (), [] and {}."""
     parts, depth, escaped = [""], 0, False
     for character in text:
@@ -185,7 +186,7 @@ def _regex(keys: Keys) -> Parse:
     if not pattern.groupindex:
         raise BadConfig("parser.regex needs named groups: (?P<name>...)")
 
-    def parse(text: str) -> Optional[Record]:
+    def parse(text: str) -> Record | None:
         found = pattern.search(_matchable(text))
         if found is None:
             raise ValueError("the expression does not match")
@@ -200,7 +201,7 @@ def _matchable(text: str) -> str:
     return text.rstrip("\r\n")
 
 
-_KINDS: Dict[str, Callable[[Keys], Parse]] = {
+_KINDS: dict[str, Callable[[Keys], Parse]] = {
     "raw": _raw, "json": _json, "csv": _csv, "grok": _grok, "regex": _regex,
 }  # fmt: skip
 KINDS = tuple(_KINDS)

@@ -6,7 +6,9 @@ import re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Pattern
+    from collections.abc import Callable
+    from re import Pattern
+    from typing import Any
 
     Cast = Callable[[str], Any]
 
@@ -81,15 +83,15 @@ LIBRARY = {
 _REFERENCE = re.compile(r"%\{(\w+)(?::([\w.@-]+))?(?::(\w+))?\}")
 _NAME = re.compile(r"\w+", re.ASCII)
 _DEPTH, _LONGEST = 20, 100_000
-CASTS: Dict[str, Cast] = {"string": str, "long": int, "int": int, "float": float, "date": str, "drop": str}
+CASTS: dict[str, Cast] = {"string": str, "long": int, "int": int, "float": float, "date": str, "drop": str}
 
 
 class Grok:
     """One compiled pattern: `%{NAME}`, `%{NAME:field}`, `%{NAME:field:type}` and plain regular expression between."""
 
-    def __init__(self, text: str, custom: Dict[str, str] | None = None) -> None:
+    def __init__(self, text: str, custom: dict[str, str] | None = None) -> None:
         self._library = {**LIBRARY, **(custom or {})}
-        self._fields: Dict[str, tuple[str, str]] = {}
+        self._fields: dict[str, tuple[str, str]] = {}
         expanded = self._expand(text, 0)
         try:
             self.regex: Pattern[str] = re.compile(expanded)
@@ -100,12 +102,12 @@ class Grok:
         if not self._fields:
             raise ValueError(f"pattern {text!r} names no field; write %{{NAME:field}}")
 
-    def match(self, text: str) -> Dict[str, Any] | None:
+    def match(self, text: str) -> dict[str, Any] | None:
         """Fields of the first place that matches; a group that took no part is left out. ValueError: not its type."""
         found = self.regex.search(text)
         if found is None:
             return None
-        record: Dict[str, Any] = {}
+        record: dict[str, Any] = {}
         for group, value in found.groupdict().items():
             if value is not None:
                 name, kind = self._fields[group]
@@ -134,7 +136,7 @@ class Grok:
         return f"(?P<{group}>{inner})"
 
 
-def custom_patterns(text: str) -> Dict[str, str]:
+def custom_patterns(text: str) -> dict[str, str]:
     """`NAME expression` a line; ValueError names the line that is something else."""
     found = {}
     for line in text.splitlines():

@@ -22,13 +22,14 @@ from cloudsched.logagent.transforms import Transform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List
+    from collections.abc import Callable
+    from typing import Any
 
     from cloudsched.logagent.config import Settings
     from cloudsched.logagent.senders import Sender
 
-    Config = Dict[str, Any]
-    Keys = Dict[str, str]
+    Config = dict[str, Any]
+    Keys = dict[str, str]
 
 READERS = ("file", "dir", "tailx")
 SENDERS = ("file", "discard", "stdout", "http")
@@ -50,9 +51,9 @@ class Plan:
 
     source: Source
     parser: Parser
-    transforms: List[Transform]
-    senders: Callable[[str], List[Sender]]
-    sender_names: List[str]
+    transforms: list[Transform]
+    senders: Callable[[str], list[Sender]]
+    sender_names: list[str]
     tag_field: str
     batch_len: int
     batch_size: int
@@ -153,7 +154,7 @@ def _strings(config: Config, key: str) -> Keys:
     return _all_strings(value, key)
 
 
-def _all_strings(value: Dict[str, Any], where: str) -> Keys:
+def _all_strings(value: dict[str, Any], where: str) -> Keys:
     for key, item in value.items():
         if not isinstance(item, str):
             raise BadConfig(f"{where}.{key} must be a string: numbers and booleans are written as strings here")
@@ -205,7 +206,7 @@ def _parser(keys: Keys) -> Parser:
     return Parser(kind, keys)
 
 
-def _transforms(config: Config) -> List[Transform]:
+def _transforms(config: Config) -> list[Transform]:
     value = config.get("transforms")
     if value is None:
         return []
@@ -214,18 +215,18 @@ def _transforms(config: Config) -> List[Transform]:
     return [Transform(index, item) for index, item in enumerate(value)]
 
 
-def _senders(config: Config, settings: Settings, tries: int) -> tuple[List[str], Callable[[str], List[Sender]]]:
+def _senders(config: Config, settings: Settings, tries: int) -> tuple[list[str], Callable[[str], list[Sender]]]:
     value = config.get("senders")
     if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
         raise BadConfig("senders must be an array of at least one object")
     makers = [_sender(f"senders[{index}]", _all_strings(item, f"senders[{index}]"), settings, tries)
               for index, item in enumerate(value)]  # fmt: skip
-    names: List[str] = []
+    names: list[str] = []
     for index, item in enumerate(value):
         name = item.get("name") or _default_name(item)
         names.append(name if name not in names else f"{name}-{index}")
 
-    def make(folder: str) -> List[Sender]:
+    def make(folder: str) -> list[Sender]:
         return [maker(name, os.path.join(folder, _folder(index, item)))
                 for index, (maker, name, item) in enumerate(zip(makers, names, value))]  # noqa: B905  # fmt: skip
 

@@ -25,7 +25,7 @@ from cloudsched.logagent.errors import SendError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Optional
+    from collections.abc import Callable
 
     from cloudsched.logagent.batches import Batch
     from cloudsched.logagent.stats import Stage
@@ -60,7 +60,7 @@ class Refusal(Exception):
 class Later(SendError):
     """Not now; `pause_s` when the receiver said how long."""
 
-    def __init__(self, text: str, pause_s: Optional[float] = None) -> None:
+    def __init__(self, text: str, pause_s: float | None = None) -> None:
         super().__init__(text)
         self.pause_s = pause_s
 
@@ -71,9 +71,9 @@ class HttpSender:
     def __init__(self, name: str, target: Target, folder: str, *, queued: bool = True) -> None:
         self.name, self._target, self._folder, self._queued = name, target, folder, queued
         self._post = Poster(target)
-        self._queue: Optional[DiskQueue] = None
+        self._queue: DiskQueue | None = None
         self._stop = threading.Event()
-        self._thread: Optional[threading.Thread] = None
+        self._thread: threading.Thread | None = None
 
     def open(self, stage: Stage) -> None:
         self._stage = stage
@@ -167,7 +167,7 @@ class Poster:
         self._target = target
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._connect: Callable[[], http.client.HTTPConnection] = _connector(target)
-        self._connection: Optional[http.client.HTTPConnection] = None
+        self._connection: http.client.HTTPConnection | None = None
 
     def __call__(self, body: bytes, batch_id: str) -> None:
         """One attempt; Refusal, Later, or an OSError of the network."""
@@ -216,7 +216,7 @@ class Poster:
             self._connection = None
 
 
-def pause_s(failures: int, error: Optional[BaseException], *, longest_s: float = LONGEST_PAUSE_S) -> float:
+def pause_s(failures: int, error: BaseException | None, *, longest_s: float = LONGEST_PAUSE_S) -> float:
     """What the receiver asked for, else twice as long each time, with some chance in it."""
     asked = getattr(error, "pause_s", None)
     if asked is not None:
@@ -225,7 +225,7 @@ def pause_s(failures: int, error: Optional[BaseException], *, longest_s: float =
     return float(min(longest_s, pause) * random.uniform(0.75, 1.0))  # noqa: S311 - not a secret
 
 
-def retry_after_s(value: Optional[str]) -> Optional[float]:
+def retry_after_s(value: str | None) -> float | None:
     """Seconds, from a number or a date; None when there is neither."""
     if not value:
         return None

@@ -35,12 +35,12 @@ from cloudsched.logagent.rotation import Folders, is_rotated
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, Dict
+    from typing import Any
 
     from cloudsched.logagent.generation import Chunk, Key
     from cloudsched.logagent.rotation import Found
 
-    Positions = Dict[Generation, Position]
+    Positions = dict[Generation, Position]
 
 SCAN_S = 0.5
 FINISHED_S = 5.0

@@ -11,11 +11,10 @@ from cloudsched.logagent.generation import begins_like, key_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Optional, Tuple
 
     from cloudsched.logagent.generation import Generation, Key, Position
 
-    Found = Tuple[str, os.stat_result]
+    Found = tuple[str, os.stat_result]
 
 # app.log.1, app.log-20261122, app.log.2026-11-22_10, app.log.old; not app.log.wf, which is a log of its own.
 ROTATED = re.compile(r"[._-](\d[\dT:._-]*|old|bak|prev)")
@@ -33,11 +32,11 @@ class Folders:
         folder, target = os.path.dirname(path), os.path.dirname(os.path.realpath(path))
         return self._files(folder) + (self._files(target) if target != os.path.realpath(folder) else [])
 
-    def find_inode(self, path: str, inode: int) -> Optional[str]:
+    def find_inode(self, path: str, inode: int) -> str | None:
         """Where in the folder of `path` the file with this inode lies now."""
         return next((full for full, state in self.neighbours(path) if state.st_ino == inode), None)
 
-    def find_copy(self, path: str, head: bytes, position: Position, known: set[Key]) -> Optional[Found]:
+    def find_copy(self, path: str, head: bytes, position: Position, known: set[Key]) -> Found | None:
         """The copy that copy-truncate made of the file at `path`: named after it, begins alike, and has our position."""
         if not position.offset:
             return None

@@ -9,7 +9,8 @@ from cloudsched.logagent.errors import CODES, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Tuple
+    from collections.abc import Callable
+    from typing import Any
 
     from cloudsched.logagent.config import Settings
     from cloudsched.logagent.masters import Masters
@@ -24,7 +25,7 @@ class Api:
     def __init__(self, settings: Settings, runners: Runners, masters: Masters) -> None:
         self.settings, self.runners, self.masters = settings, runners, masters
 
-    def call(self, method: str, segments: List[str], body: bytes) -> Any:
+    def call(self, method: str, segments: list[str], body: bytes) -> Any:
         """`segments`: the decoded parts of the path behind /logkit."""
         methods, name = find(segments)
         if methods is None:
@@ -34,7 +35,7 @@ class Api:
             raise Refused("Method Not Allowed", status=405)
         return answer(self, name, body)
 
-    def status(self) -> Dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         found = self.runners.status()
         if self.settings.cluster_enabled:
             for status in found.values():
@@ -64,7 +65,7 @@ class _Nothing:
 NOTHING = _Nothing()
 
 
-def find(segments: List[str]) -> Tuple[Optional[Dict[str, Answer]], str]:
+def find(segments: list[str]) -> tuple[dict[str, Answer] | None, str]:
     """The methods of a path, and the runner name in it."""
     for pattern, methods in _ROUTES:
         if len(pattern) == len(segments) and all(part in ("*", segment) for part, segment in zip(pattern, segments)):  # noqa: B905
@@ -72,7 +73,7 @@ def find(segments: List[str]) -> Tuple[Optional[Dict[str, Answer]], str]:
     return None, ""
 
 
-def parse_object(body: bytes, code: str) -> Dict[str, Any]:
+def parse_object(body: bytes, code: str) -> dict[str, Any]:
     """The JSON object in a body; Refused otherwise."""
     try:
         value = json.loads(body)
@@ -101,13 +102,13 @@ def _update(api: Api, name: str, body: bytes) -> Any:
     return NOTHING
 
 
-_ONE: Dict[str, Answer] = {
+_ONE: dict[str, Answer] = {
     "GET": lambda api, name, body: api.runners.config(name),
     "POST": _add,
     "PUT": _update,
     "DELETE": _done(lambda api, name: api.runners.delete(name)),
 }
-_ROUTES: List[Tuple[Tuple[str, ...], Dict[str, Answer]]] = [
+_ROUTES: list[tuple[tuple[str, ...], dict[str, Answer]]] = [
     (("status",), {"GET": lambda api, name, body: api.status()}),
     (("configs",), {"GET": lambda api, name, body: api.runners.configs()}),
     (("runners",), {"GET": lambda api, name, body: api.runners.names()}),

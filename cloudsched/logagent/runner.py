@@ -21,7 +21,7 @@ from cloudsched.logagent.stats import RunnerStats
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import Any
 
     from cloudsched.logagent.plan import Plan
     from cloudsched.logagent.senders import Sender
@@ -41,12 +41,12 @@ class Run:
             transforms=[item.name for item in plan.transforms], senders=plan.sender_names, errors_cap=plan.errors_cap
         )
         self._reader = FileReader(plan.source, checkpoint_in(folder))
-        self._senders: List[Sender] = plan.senders(folder)
+        self._senders: list[Sender] = plan.senders(folder)
         self._batcher = Batcher(
             batch_len=plan.batch_len, batch_size=plan.batch_size, batch_interval_s=plan.batch_interval_s
         )
-        self._batch: Optional[Batch] = None
-        self._waiting: List[Sender] = []
+        self._batch: Batch | None = None
+        self._waiting: list[Sender] = []
         self._stop = threading.Event()
         self._unsaved = 0
         self._began = time.monotonic()
@@ -70,11 +70,11 @@ class Run:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def status(self) -> Dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """The status object of a running runner (contract 8), without tag and url."""
         stats = self.stats
         size, total = self._reader.lag()
-        shown: Dict[str, Any] = {
+        shown: dict[str, Any] = {
             "name": self.name,
             "logpath": self.plan.logpath(),
             "readDataSize": stats.bytes.total,
@@ -160,8 +160,8 @@ class Run:
             self._save()
         return True
 
-    def _records(self) -> List[Dict[str, Any]]:
-        records: List[Dict[str, Any]] = []
+    def _records(self) -> list[dict[str, Any]]:
+        records: list[dict[str, Any]] = []
         field = self.plan.tag_field
         for segment in self._batcher.segments:
             extra = {field: segment.generation.path} if field else {}
@@ -208,9 +208,9 @@ def checkpoint_in(folder: str) -> str:
     return os.path.join(folder, "checkpoint.json")
 
 
-def stopped_status(name: str, error: str = "") -> Dict[str, Any]:
+def stopped_status(name: str, error: str = "") -> dict[str, Any]:
     """The status object of a stopped runner (contract 8: zero numbers, empty strings, empty maps)."""
-    shown: Dict[str, Any] = {
+    shown: dict[str, Any] = {
         "name": name, "logpath": "", "readDataSize": 0, "readDataCount": 0, "elaspedtime": 0,
         "lag": {"size": 0, "sizeunit": "", "ftlags": 0, "total": 0},
         "readerStats": _nothing(), "parserStats": _nothing(), "senderStats": {}, "transformStats": {},
@@ -221,6 +221,6 @@ def stopped_status(name: str, error: str = "") -> Dict[str, Any]:
     return shown
 
 
-def _nothing() -> Dict[str, Any]:
+def _nothing() -> dict[str, Any]:
     return {"errors": 0, "success": 0, "speed": 0, "trend": "", "last_error": ""}
 

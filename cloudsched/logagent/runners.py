@@ -19,11 +19,11 @@ from cloudsched.logagent.times import now_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import Any
 
     from cloudsched.logagent.config import Settings
 
-    Config = Dict[str, Any]
+    Config = dict[str, Any]
 
 
 class _Entry:
@@ -31,7 +31,7 @@ class _Entry:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.run: Optional[Run] = None
+        self.run: Run | None = None
         self.error = ""
 
 
@@ -41,7 +41,7 @@ class Runners:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._store = ConfigStore(settings.rest_dir)
-        self._entries: Dict[str, _Entry] = {}
+        self._entries: dict[str, _Entry] = {}
         self._locks = [threading.RLock() for _ in range(256)]
         self._lock = threading.Lock()
 
@@ -124,27 +124,27 @@ class Runners:
 
     # ---- reading
 
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         return sorted(self._entries)
 
     def config(self, name: str) -> Config:
         return shown(self._known(name, "L1001", text=f"config {name} is not found").config)
 
-    def configs(self) -> Dict[str, Config]:
+    def configs(self) -> dict[str, Config]:
         """By absolute path of the stored file."""
         return {self._store.path(name): shown(entry.config) for name, entry in sorted(self._entries.items())}
 
-    def status(self) -> Dict[str, Dict[str, Any]]:
+    def status(self) -> dict[str, dict[str, Any]]:
         found = {}
         for name, entry in sorted(self._entries.items()):
             run = entry.run
             found[name] = run.status() if run else stopped_status(name, entry.error)
         return found
 
-    def errors(self, name: str) -> Dict[str, Any]:
+    def errors(self, name: str) -> dict[str, Any]:
         return self._errors(self._known(name, "L1008"))
 
-    def all_errors(self) -> Dict[str, Dict[str, Any]]:
+    def all_errors(self) -> dict[str, dict[str, Any]]:
         return {name: self._errors(entry) for name, entry in sorted(self._entries.items())}
 
     # ---- inside
@@ -159,7 +159,7 @@ class Runners:
             raise Refused(text or f"runner {name} not found", code=code)
         return entry
 
-    def _replace(self, name: str, config: Config, old: Optional[_Entry], *, code: str) -> None:
+    def _replace(self, name: str, config: Config, old: _Entry | None, *, code: str) -> None:
         try:
             plan(config, self._settings)
         except BadConfig as error:
@@ -180,7 +180,7 @@ class Runners:
         with self._lock:
             self._entries[name] = new
 
-    def _undo(self, name: str, new: _Entry, old: Optional[_Entry]) -> None:
+    def _undo(self, name: str, new: _Entry, old: _Entry | None) -> None:
         if new.run:
             new.run.stop()
         if old:
@@ -214,7 +214,7 @@ class Runners:
         self._store.save(name, config)
         entry.config = config
 
-    def _errors(self, entry: _Entry) -> Dict[str, Any]:
+    def _errors(self, entry: _Entry) -> dict[str, Any]:
         if entry.run:
             return entry.run.stats.errors()
         return {"read_errors": None, "parse_errors": None, "transform_errors": None, "send_errors": None}

@@ -17,7 +17,7 @@ from cloudsched.logagent.routes import NOTHING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Tuple
+    from typing import Any
 
     from cloudsched.logagent.config import Settings
     from cloudsched.logagent.routes import Api
@@ -31,7 +31,7 @@ class AgentServer(ThreadingMixIn, HTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, settings: Settings, address: Tuple[str, int]) -> None:
+    def __init__(self, settings: Settings, address: tuple[str, int]) -> None:
         if ":" in settings.host:
             self.address_family = socket.AF_INET6
         self.settings = settings
@@ -81,7 +81,7 @@ def listen(settings: Settings) -> AgentServer:
     raise OSError(f"no free port between {FIRST_PORT} and {FIRST_PORT + PORTS}")
 
 
-def render(style: str, outcome: Any) -> Tuple[int, bytes]:
+def render(style: str, outcome: Any) -> tuple[int, bytes]:
     """Status and body of a payload, of NOTHING, or of a Refused."""
     if isinstance(outcome, Refused):
         value: Any = {"error": outcome.text}
@@ -94,7 +94,7 @@ def render(style: str, outcome: Any) -> Tuple[int, bytes]:
     return 200, _dump(None if outcome is NOTHING else outcome)
 
 
-def split_path(target: str) -> Tuple[str, List[str]]:
+def split_path(target: str) -> tuple[str, list[str]]:
     """(style prefix or "", decoded segments behind /logkit) of a raw request target; Refused when it is none of ours.
 
     The path is cut at its slashes before it is decoded, so an encoded slash stays inside its segment.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Deque
+    from typing import Any
 
 REFRESH_S = 3.0
 LAST_ERRORS = 100
@@ -39,7 +39,7 @@ class Stage:
 
     def __init__(self, cap: int = LAST_ERRORS) -> None:
         self.success, self.errors, self.last_error = Rate(), 0, ""
-        self._recent: Deque[dict[str, Any]] = deque(maxlen=max(1, cap))
+        self._recent: deque[dict[str, Any]] = deque(maxlen=max(1, cap))
 
     def ok(self, count: int) -> None:
         self.success.total += count

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Dict
+    from typing import Any
 
 _ISO = re.compile(
     r"(\d{4})-?(\d\d)-?(\d\d)(?:[T ,]+(\d\d):?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9})\d*)?)?)?\s*(Z|UTC|[+-]\d\d:?\d\d)?", re.I
@@ -143,4 +143,4 @@ def _text(iso: str) -> str:
     return iso[:-6] + "Z" if iso.endswith("+00:00") else iso
 
 
-_READERS: Dict[str, Callable[[Any, int], str]] = {"auto": _auto, "iso8601": _iso, "httpdate": _httpdate, "syslog": _syslog}
+_READERS: dict[str, Callable[[Any, int], str]] = {"auto": _auto, "iso8601": _iso, "httpdate": _httpdate, "syslog": _syslog}

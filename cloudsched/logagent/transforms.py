@@ -7,18 +7,19 @@ from cloudsched.logagent.times import LAYOUTS, offset_s, to_rfc3339
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Tuple
+    from collections.abc import Callable
+    from typing import Any
 
     from cloudsched.logagent.stats import Stage
 
-    Record = Dict[str, Any]
+    Record = dict[str, Any]
     Change = Callable[[Record], None]
 
 
 class Transform:
     """One entry of `transforms`. A record that cannot be changed is counted and goes on as it is."""
 
-    def __init__(self, index: int, value: Dict[str, Any]) -> None:
+    def __init__(self, index: int, value: dict[str, Any]) -> None:
         kind = value.get("type")
         if kind not in _KINDS:
             raise BadConfig(f"transforms[{index}].type {kind!r} is not supported; allowed: {', '.join(_KINDS)}")
@@ -27,7 +28,7 @@ class Transform:
         self.name = f"{kind}-{index}"
         self._change: Change = _KINDS[kind](f"transforms[{index}]", value)
 
-    def apply(self, records: List[Record], stage: Stage) -> None:
+    def apply(self, records: list[Record], stage: Stage) -> None:
         """Change the records in place."""
         change, bad = self._change, 0
         for record in records:
@@ -39,7 +40,7 @@ class Transform:
         stage.success.total += len(records) - bad
 
 
-def _rename(where: str, value: Dict[str, Any]) -> Change:
+def _rename(where: str, value: dict[str, Any]) -> Change:
     key, new = _text(where, value, "key"), _text(where, value, "new_key_name")
 
     def change(record: Record) -> None:
@@ -51,7 +52,7 @@ def _rename(where: str, value: Dict[str, Any]) -> Change:
     return change
 
 
-def _discard(where: str, value: Dict[str, Any]) -> Change:
+def _discard(where: str, value: dict[str, Any]) -> Change:
     keys = [key.strip() for key in _text(where, value, "key").split(",") if key.strip()]
 
     def change(record: Record) -> None:
@@ -62,7 +63,7 @@ def _discard(where: str, value: Dict[str, Any]) -> Change:
     return change
 
 
-def _add(where: str, value: Dict[str, Any]) -> Change:
+def _add(where: str, value: dict[str, Any]) -> Change:
     key, new = _text(where, value, "key"), value.get("value", "")
     override = str(value.get("override", "false")).lower() == "true"
 
@@ -75,7 +76,7 @@ def _add(where: str, value: Dict[str, Any]) -> Change:
     return change
 
 
-def _timestamp(where: str, value: Dict[str, Any]) -> Change:
+def _timestamp(where: str, value: dict[str, Any]) -> Change:
     """`key`; `layout` (default auto); `offset` of times that name none (default UTC); `new_key_name` (default: in place)."""
     key, layout = _text(where, value, "key"), str(value.get("layout") or "auto")
     new = str(value.get("new_key_name") or key)
@@ -99,7 +100,7 @@ def _timestamp(where: str, value: Dict[str, Any]) -> Change:
     return change
 
 
-def _holder(record: Record, key: str) -> Tuple[Record, str]:
+def _holder(record: Record, key: str) -> tuple[Record, str]:
     """The object that has the field: `a.b` is the field itself if there is one of that name, else `b` inside `a`."""
     if "." not in key or key in record:
         return record, key
@@ -112,14 +113,14 @@ def _holder(record: Record, key: str) -> Tuple[Record, str]:
     return holder, name
 
 
-def _text(where: str, value: Dict[str, Any], key: str) -> str:
+def _text(where: str, value: dict[str, Any], key: str) -> str:
     found = value.get(key)
     if not isinstance(found, str) or not found.strip():
         raise BadConfig(f"{where}.{key} must be a string that is not empty")
     return found
 
 
-_KINDS: Dict[str, Callable[[str, Dict[str, Any]], Change]] = {
+_KINDS: dict[str, Callable[[str, dict[str, Any]], Change]] = {
     "rename": _rename, "discard": _discard, "add": _add, "timestamp": _timestamp,
 }  # fmt: skip
 KINDS = tuple(_KINDS)

@@ -13,6 +13,7 @@ from cloudsched.errors import CloudschedError
 from cloudsched.services import waiters
 from cloudsched.settings import Settings
 from cloudsched.store import events, listings, system
+from cloudsched.store import jobs as store_jobs
 from cloudsched.store.db import write
 
 MISSED_BEATS = 3
@@ -112,7 +113,7 @@ def stream_closed(kind: str) -> None:
 
 def metrics() -> str:
     """Prometheus text format 0.0.4."""
-    jobs = listings.job_counts()
+    jobs = store_jobs.count()
     nodes: Counter[tuple[str, str]] = Counter()
     for cloud, state, count in listings.node_counts():
         nodes[cloud, state] += count

@@ -324,7 +324,7 @@ def cancel_many(caller: Caller, *, ids: Sequence[int | str] = (), states: Sequen
         if not any(filters.values()) and not states:
             raise Invalid.at("ids", "name jobs or a filter", "ids, batch, user, name or state")
         open_states = [s for s in (states or moves.JOB_WAITING + moves.JOB_ACTIVE) if s not in moves.JOB_FINAL]
-        chosen = jobs.find(states=open_states, limit=MAX_ARRAY, newest_first=False, **filters) if open_states else []
+        chosen = jobs.find(states=open_states, limit=MAX_ARRAY, **filters) if open_states else []
     done = 0
     for job in chosen:
         if job.state not in moves.JOB_FINAL:

@@ -19,7 +19,7 @@ from cloudsched.errors import Invalid, NotFound
 from cloudsched.services import jobs as job_service
 from cloudsched.store import events, listings, shapes
 from cloudsched.store.db import Database, Row, current
-from cloudsched.store.jobs import data_names
+from cloudsched.store.jobs import count, data_names
 
 STATES = moves.JOB_STATES
 _NULL, _LIST, _OBJECT = Raw(b"null"), Raw(b"[]"), Raw(b"{}")
@@ -128,7 +128,7 @@ def counts(*, states: Sequence[str] = (), node: str = "", **equal: Any) -> dict[
     """Number of jobs in every state (0 included) under the same filters."""
     check_states(states)
     node_id = _node(node)
-    found = {} if node and node_id is None else listings.job_counts(states=states, node=node_id, **equal)
+    found = {} if node and node_id is None else count(states=states, node=node_id, **equal)
     return {state: found.get(state, 0) for state in (states or STATES)}
 
 

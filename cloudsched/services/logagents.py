@@ -21,7 +21,7 @@ import msgspec
 from cloudsched import clock
 from cloudsched.errors import Invalid, Unavailable
 from cloudsched.store import logagents as store
-from cloudsched.store.db import write
+from cloudsched.store.db import Tx, write
 
 log = logging.getLogger(__name__)
 
@@ -367,7 +367,7 @@ class Fleet:
         self.flush()
 
 
-def _write_down(tx: store.Tx, url: str, tag: str, at: float) -> tuple[store.Row, int]:
+def _write_down(tx: Tx, url: str, tag: str, at: float) -> tuple[store.Row, int]:
     """(the agent as it is now, the number of this change)."""
     known = store.by_url(tx, url)
     if known is None:

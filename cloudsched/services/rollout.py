@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -78,7 +79,7 @@ def _ask(number: int, event: str, caller: Caller, **facts: Any) -> dict[str, Any
     caller.require("operator")
     for _ in range(3):  # the engine may have noted something in between
         found = _found(number)
-        if write(lambda tx, found=found: store.move_rollout(tx, found, event, at=clock.now(), actor=caller.name, **facts)):  # type: ignore[misc]
+        if write(partial(store.move_rollout, found=found, event=event, at=clock.now(), actor=caller.name, **facts)):
             return one(number)
     raise Conflict(f"roll-out {number} is {found.state}: it cannot be {event}d")
 
@@ -119,8 +120,8 @@ def _go_on(found: Rollout, runner: Runner, line: Line, read_timeout_s: float) ->
         write(lambda tx: store.note_rollout(tx, found, reason=verdict.reason))
 
 
-def _member(target: Target, states: Mapping[int, Mapping[str, Any] | None], baseline: Mapping[str, int], runner: Runner, plan: Plan,
-            now: float) -> Member:
+def _member(target: Target, states: Mapping[int, Mapping[str, Any] | None], baseline: Mapping[str, int], runner: Runner,
+            plan: Plan, now: float) -> Member:
     away = now - (target.seen_at or 0.0) > logagents.BAD_UP_TO_S
     state = "applied" if target.state == "by_hand" else target.state
     sick = ""
@@ -153,7 +154,8 @@ def _advance(tx: Tx, found: Rollout, runner: Runner, waves: Sequence[Sequence[in
     digest = store.version_hash(tx, runner.id, found.to_generation)
     if number < len(waves):
         note = {"wave": number + 1, "agents": len(waves[number])}
-        if store.move_rollout(tx, found, "advance", at=at, note=note, wave=number, wave_at=at, healthy_at=None, baseline="{}", reason=""):
+        if store.move_rollout(tx, found, "advance", at=at, note=note, wave=number, wave_at=at, healthy_at=None, baseline="{}",
+                              reason=""):
             _want(tx, runner, waves[number], found.to_generation, digest, at)
         return
     if store.move_rollout(tx, found, "complete", at=at, reason=""):
@@ -178,8 +180,8 @@ def _begin_back(tx: Tx, found: Rollout, *, at: float, actor: str, reason: str) -
     if runner is not None:
         have = [target.agent_id for target in store.targets(runner_id=runner.id) if target.generation == found.to_generation]
         digest = store.version_hash(tx, runner.id, found.from_generation)
-        store.want(tx, have, runner.name, runner_id=runner.id, generation=found.from_generation, want="present" if digest else "absent",
-                   run=runner.run if digest else "", digest=digest, at=at)
+        store.want(tx, have, runner.name, runner_id=runner.id, generation=found.from_generation, digest=digest, at=at,
+                   want="present" if digest else "absent", run=runner.run if digest else "")
     return True
 
 
@@ -193,4 +195,5 @@ def _finish_back(found: Rollout, runner: Runner) -> None:
 
 
 def _want(tx: Tx, runner: Runner, agents: Sequence[int], generation: int, digest: str, at: float) -> None:
-    store.want(tx, agents, runner.name, runner_id=runner.id, generation=generation, want="present", run=runner.run, digest=digest, at=at)
+    store.want(tx, agents, runner.name, runner_id=runner.id, generation=generation, want="present", run=runner.run,
+               digest=digest, at=at)

@@ -143,7 +143,8 @@ class Runners:
             _no_rollout(runner)
             store.update(tx, number, at=at, actor=caller.name, event="runner.remove", want="absent")
             agents = [target.agent_id for target in store.targets(runner_id=number)]
-            store.want(tx, agents, runner.name, runner_id=number, generation=runner.generation, want="absent", run="", digest="", at=at)
+            store.want(tx, agents, runner.name, runner_id=number, generation=runner.generation, want="absent", run="",
+                       digest="", at=at)
 
         write(change)
         return self.one(number)
@@ -175,12 +176,15 @@ class Runners:
             config = runners_compare.parse(body) if operation in ("add", "update") else None
             write(lambda tx: self._request(tx, [agent.id for agent in agents if not agent.by_hand], operation, name, config, at))
 
-    def _request(self, tx: Tx, ids: Sequence[int], operation: str, name: str, config: dict[str, Any] | None, at: float) -> None:
+    def _request(self, tx: Tx, ids: Sequence[int], operation: str, name: str, config: dict[str, Any] | None,
+                 at: float) -> None:
         digest = self.configs.keep(tx, config) if config is not None else ""
         for agent in ids:
             known = next((one for one in store.targets(agent_id=agent) if one.name == name), None)
-            run = {"start": "running", "stop": "stopped"}.get(operation, "stopped" if (config or {}).get("is_stopped") else "running")
-            store.want(tx, [agent], name, runner_id=known.runner_id if known else None, generation=known.generation if known else 0,
+            stays = "stopped" if (config or {}).get("is_stopped") else "running"
+            run = {"start": "running", "stop": "stopped"}.get(operation, stays)
+            store.want(tx, [agent], name, runner_id=known.runner_id if known else None,
+                       generation=known.generation if known else 0,
                        want="absent" if operation == "delete" else "present", run=run if operation != "delete" else "",
                        digest=digest or (known.hash if known and operation != "delete" else ""), at=at,
                        not_before=at + REQUEST_GRACE_S)
@@ -204,7 +208,8 @@ class Runners:
         if digest is None and (generation is not None or runner.generation):
             raise NotFound(f"runner {runner.name} has no configuration {wanted}")
         return {**self.one(number), "config": self.configs.get(digest) if digest else None,
-                "versions": [{"generation": row[0], "hash": row[1], "actor": row[2], "at": clock.rfc3339(row[3])} for row in rows]}
+                "versions": [{"generation": row[0], "hash": row[1], "actor": row[2], "at": clock.rfc3339(row[3])}
+                             for row in rows]}
 
     def targets(self, number: int, *, state: str = "", after: int | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """How far it has come on each agent. Raises NotFound, Invalid."""
@@ -306,8 +311,8 @@ def _agent(row: agent_rows.Row, now: float) -> dict[str, Any]:
 
 
 def _target(one: store.Target) -> dict[str, Any]:
-    return {"id": one.id, "agent_id": one.agent_id, "url": one.url, "runner": one.name, "runner_id": one.runner_id, "generation": one.generation,
-            "want": one.want, "run": one.run or None, "state": one.state, "reason": one.reason or None, "attempts": one.attempts,
+    return {"id": one.id, "agent_id": one.agent_id, "url": one.url, "runner": one.name, "runner_id": one.runner_id,
+            "generation": one.generation, "want": one.want, "run": one.run or None, "state": one.state, "reason": one.reason or None, "attempts": one.attempts,
             "gives_up": one.state == "failed" and one.not_before is None, "applied_at": clock.rfc3339(one.applied_at),
             "checked_at": clock.rfc3339(one.checked_at)}
 

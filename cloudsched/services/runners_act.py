@@ -57,7 +57,8 @@ def chain(targets: Sequence[Target], configs: Mapping[str, dict[str, Any]]) -> C
     return results
 
 
-def _one(url: str, target: Target, wanted: dict[str, Any] | None, report: dict[str, Any] | None) -> Generator[Call, Answer, Result | None]:
+def _one(url: str, target: Target, wanted: dict[str, Any] | None,
+         report: dict[str, Any] | None) -> Generator[Call, Answer, Result | None]:
     """What must be done for one target; None when something was done that is to be confirmed."""
     if target.want == "absent":
         if report is None:

@@ -1,4 +1,4 @@
-"""How is the database itself cared for? Migrate, back up, restore, check, rebuild: for `cloudsched db`.
+"""How is the database itself cared for? Migrate, back up, restore, check, rebuild, rekey: for `cloudsched db`.
 
 Each function opens the database of the given settings, does its work and closes it. Backups of SQLite are one file made
 while the server runs; of Postgres an archive made by `pg_dump`.
@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from cloudsched import clock
 from cloudsched.domain import moves
 from cloudsched.errors import Conflict, Invalid, NotFound, Unavailable
+from cloudsched.sealed import PREFIX, VARIABLE, Sealer
 from cloudsched.settings import Settings
 from cloudsched.store import migrations
 from cloudsched.store.db import Database, Tx, open_database
@@ -101,6 +102,31 @@ def rebuild(settings: Settings) -> str:
     with _opened(settings) as database:
         changed = database.write(_rebuild)
     return ", ".join(f"{name}: {count}" for name, count in changed.items() if count) or "nothing differed"
+
+
+def rekey(settings: Settings) -> str:
+    """A new key in front of `secret.key`, and every stored secret under it, with the server stopped.
+
+    Keys of the environment are not changed: the first of them is taken. Raises Conflict (the server runs), SealError.
+    """
+    _refuse_while_served(settings)
+    sealer = Sealer.load(settings.state.dir)
+    if not os.environ.get(VARIABLE):
+        sealer = sealer.rotate()
+    with _opened(settings) as database:
+        count = database.write(lambda tx: sum(_reseal(tx, sealer, *place) for place in _SEALED))
+    return f"{count} secrets are under the first of {len(sealer)} keys; the others can be removed"
+
+
+# Table, its key, and the column that may hold a sealed text.
+_SEALED = (("cloud", "id", "credentials"), ("runner_config", "hash", "body"), ("idempotency", "key", "body"))
+
+
+def _reseal(tx: Tx, sealer: Sealer, table: str, key: str, column: str) -> int:
+    rows = tx.all(f"SELECT {key}, {column} FROM {table} WHERE {column} LIKE '{PREFIX}%'")
+    for number, text in rows:
+        tx.run(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (sealer.reseal(text), number))
+    return len(rows)
 
 
 _FINAL = ", ".join(f"'{state}'" for state in moves.JOB_FINAL)

@@ -379,50 +379,40 @@ def select(where: str = "", args: Sequence[Any] = (), *, order: str = "id DESC",
     return [Job(*row) for row in read().all(sql, (*args, limit))]
 
 
-def batch_condition(batch: str) -> tuple[str, int | str]:
-    """A number is a batch's own; anything else is the label its jobs were given."""
-    if batch.isascii() and batch.isdigit() and len(batch) < 19:
-        return "batch_id = ?", int(batch)
-    return "label = ? AND label <> ''", batch
-
-
 _EQUAL = {"user": '"user" = ?', "node": "node_id = ?", "source": "source = ?", "name": "name = ?"}
 
 
-def find(*, states: Sequence[str] = (), after: int | None = None, newest_first: bool = True, limit: int = 100,
-         vm_type: str = "", **equal: Any) -> list[Job]:
-    """Jobs by filters (user, batch, node, source, name, vm_type, states), keyset-paged by id."""
-    where, args = _conditions(states, vm_type, equal)
-    if after is not None:
-        where.append("id < ?" if newest_first else "id > ?")
-        args.append(after)
-    return select(" AND ".join(where), args, order="id DESC" if newest_first else "id", limit=limit)
+def find(*, states: Sequence[str] = (), limit: int = 100, **equal: Any) -> list[Job]:
+    """The oldest jobs by filters (states, user, vm_type, batch, node, source, name)."""
+    where, args = conditions(equal, states)
+    return select(" AND ".join(where), args, order="id", limit=limit)
 
 
-def count(*, states: Sequence[str] = (), vm_type: str = "", **equal: Any) -> dict[str, int]:
+def count(*, states: Sequence[str] = (), **equal: Any) -> dict[str, int]:
     """Number of jobs by state under the same filters."""
-    where, args = _conditions(states, vm_type, equal)
+    where, args = conditions(equal, states)
     sql = f"SELECT state, count(*) FROM job{' WHERE ' + ' AND '.join(where) if where else ''} GROUP BY state"
     return {state: int(n) for state, n in read().all(sql, args)}
 
 
-def _conditions(states: Sequence[str], vm_type: str, equal: dict[str, Any]) -> tuple[list[str], list[Any]]:
+def conditions(equal: dict[str, Any], states: Sequence[str] = ()) -> tuple[list[str], list[Any]]:
+    """SQL conditions and their arguments for filters; a `batch` is a number, or the label its jobs were given."""
+    given = {name: value for name, value in equal.items() if value is not None and value != ""}
     where: list[str] = []
     args: list[Any] = []
     if states:
         where.append(f"state IN ({_marks(states)})")
         args += states
-    if vm_type:
+    if vm_type := given.pop("vm_type", None):
         where.append("shape_id IN (SELECT id FROM shape WHERE vm_type = ?)")
         args.append(vm_type)
-    if batch := equal.pop("batch", None):
-        condition, value = batch_condition(str(batch))
-        where.append(condition)
+    if batch := str(given.pop("batch", "")):
+        numbered = batch.isascii() and batch.isdigit() and len(batch) < 19
+        where.append("batch_id = ?" if numbered else "label = ? AND label <> ''")
+        args.append(int(batch) if numbered else batch)
+    for name, value in given.items():
+        where.append(_EQUAL[name])
         args.append(value)
-    for name, value in equal.items():
-        if value is not None and value != "":
-            where.append(_EQUAL[name])
-            args.append(value)
     return where, args
 
 

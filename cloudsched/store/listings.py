@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cloudsched.store.db import Row, Tx, read
-from cloudsched.store.jobs import batch_condition
+from cloudsched.store.db import Row, read
+from cloudsched.store.jobs import conditions
 
 JOB_COLUMNS = (
     'id, source, key, batch_id, proc, name, "user", org, kind, shape_id, state, goal, priority, placed, node_id, '
@@ -17,7 +17,6 @@ JOB_COLUMNS = (
     "queued_at, started_at, ended_at, exit_code, signal, reason, ran_s, cpu_s, max_rss_mb, result, spec, "
     "attributes, retry_of, override, ban_until, label"
 )
-_EQUAL = {"user": '"user" = ?', "node": "node_id = ?", "source": "source = ?", "name": "name = ?"}
 
 
 def job_rows(*, states: Sequence[str] = (), after: int | None = None, newest_first: bool = True,
@@ -25,7 +24,7 @@ def job_rows(*, states: Sequence[str] = (), after: int | None = None, newest_fir
     """A page of jobs (JOB_COLUMNS), keyset-paged by id. Filters: user, vm_type, batch (number or label), node
     (number), source, name."""
     tx = read()
-    where, args = _conditions(tx, equal)
+    where, args = conditions(equal)
     if after is not None:
         where.append("id < ?" if newest_first else "id > ?")
         args.append(after)
@@ -45,35 +44,6 @@ def job_rows(*, states: Sequence[str] = (), after: int | None = None, newest_fir
 def job_row(number: int) -> Row | None:
     """One job (JOB_COLUMNS)."""
     return read().one(f"SELECT {JOB_COLUMNS} FROM job WHERE id = ?", (number,))
-
-
-def job_counts(*, states: Sequence[str] = (), **equal: Any) -> dict[str, int]:
-    """Number of jobs by state under the same filters."""
-    tx = read()
-    where, args = _conditions(tx, equal)
-    if states:
-        where.append(f"state IN ({_marks(states)})")
-        args += states
-    sql = f"SELECT state, count(*) FROM job{' WHERE ' + ' AND '.join(where) if where else ''} GROUP BY state"
-    return {state: int(n) for state, n in tx.all(sql, args)}
-
-
-def _conditions(tx: Tx, equal: dict[str, Any]) -> tuple[list[str], list[Any]]:
-    where: list[str] = []
-    args: list[Any] = []
-    vm_type, batch = equal.pop("vm_type", None), equal.pop("batch", None)
-    if vm_type:
-        where.append("shape_id IN (SELECT id FROM shape WHERE vm_type = ?)")
-        args.append(vm_type)
-    if batch:
-        condition, value = batch_condition(str(batch))
-        where.append(condition)
-        args.append(value)
-    for name, value in equal.items():
-        if value is not None and value != "":
-            where.append(_EQUAL[name])
-            args.append(value)
-    return where, args
 
 
 def output_sizes(ids: Sequence[int]) -> dict[tuple[int, int, str], int]:

@@ -69,7 +69,7 @@ def by_ids(ids: Sequence[int]) -> dict[int, Row]:
 
 def seen() -> list[tuple[int, float]]:
     """(id, last contact) of every agent."""
-    return read().all("SELECT a.id, n.last_seen_at FROM log_agent a JOIN node n ON n.id = a.node_id")  # type: ignore[return-value]
+    return read().all("SELECT a.id, n.last_seen_at FROM log_agent a JOIN node n ON n.id = a.node_id")
 
 
 def add(tx: Tx, url: str, tag: str, *, at: float) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,11 @@ from cloudsched.store.db import Database, write
 from cloudsched.testing.logagents import FakeAgent
 
 ME = Caller("ada", "operator")
-CONFIG: dict[str, Any] = {"batch_len": 10, "reader": {"mode": "file", "log_path": "/var/log/x"},
-                          "senders": [{"sender_type": "http", "token": "s3cret"}]}
+CONFIG: dict[str, Any] = {
+    "batch_len": 10,
+    "reader": {"mode": "file", "log_path": "/var/log/x"},
+    "senders": [{"sender_type": "http", "token": "s3cret"}],
+}
 OTHER = {**CONFIG, "batch_len": 20}
 
 
@@ -34,9 +37,17 @@ class World:
     def __init__(self, state: Path, time: ManualClock, database: Database) -> None:
         self.clock = time
         self.database = database
-        self.settings = settings.load({"state": str(state), "logkit.read_timeout_s": 0.5, "logkit.change_timeout_s": 0.5,
-                                       "logkit.attempts_max": 3, "cloud_scheduler.config_file": "none",
-                                       "database_url": database.url}, environ={})
+        self.settings = settings.load(
+            {
+                "state": str(state),
+                "logkit.read_timeout_s": 0.5,
+                "logkit.change_timeout_s": 0.5,
+                "logkit.attempts_max": 3,
+                "cloud_scheduler.config_file": "none",
+                "database_url": database.url,
+            },
+            environ={},
+        )
         self.runners = Runners(self.settings)
         self.loop = RunnerLoop(self.settings)
         self.agents: list[FakeAgent] = []
@@ -154,8 +165,10 @@ def test_an_agent_that_hides_tokens_is_not_updated_for_ever(world: World) -> Non
     def without_tokens(method: str, path: str, body: bytes) -> Any:
         status, code, found = plain(method, path, body)
         if method == "GET" and path == "/logkit/configs":
-            found = {place: {**config, "senders": [{k: v for k, v in sender.items() if k != "token"} for sender in config["senders"]]}
-                     for place, config in found.items()}
+            found = {
+                place: {**config, "senders": [{k: v for k, v in sender.items() if k != "token"} for sender in config["senders"]]}
+                for place, config in found.items()
+            }
         return status, code, found
 
     agent.answer = without_tokens  # type: ignore[method-assign]
@@ -254,8 +267,12 @@ def test_configs_are_sealed_and_come_back(world: World) -> None:
 
 def test_a_dry_run_tells_what_would_change(world: World) -> None:
     new, old, dead = world.agent(), world.agent(), world.agent()
-    old.answer("POST", "/logkit/configs/r1", b'{"batch_len": 10, "reader": {"mode": "file", "log_path": "/var/log/x"}, '
-                                             b'"senders": [{"sender_type": "http", "token": "s3cret"}]}')
+    old.answer(
+        "POST",
+        "/logkit/configs/r1",
+        b'{"batch_len": 10, "reader": {"mode": "file", "log_path": "/var/log/x"}, '
+        b'"senders": [{"sender_type": "http", "token": "s3cret"}]}',
+    )
     dead.stop()
     found = {one["url"]: one for one in world.runners.diff("r1", "t", OTHER, ME)}
     assert (found[new.url]["action"], found[old.url]["action"], found[dead.url]["action"]) == ("add", "update", "unknown")
@@ -271,7 +288,9 @@ def test_operations_over_the_dialect(world: World, desired: str, tmp_state: Path
     agent = world.agent()
     number = world.apply()["id"]
     world.tick()
-    own = settings.load({"state": str(tmp_state), "logkit.desired_state": desired, "cloud_scheduler.config_file": "none"}, environ={})
+    own = settings.load(
+        {"state": str(tmp_state), "logkit.desired_state": desired, "cloud_scheduler.config_file": "none"}, environ={}
+    )
     runners = Runners(own)
 
     def asked(operation: str, name: str, body: bytes = b"") -> None:

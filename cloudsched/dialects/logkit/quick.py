@@ -95,7 +95,9 @@ def parse(raw: bytes) -> Head | None:
             return None
         fields[found[1].lower()] = found[2]
     connection = fields.get(b"connection", b"keep-alive").lower()
-    if len(fields) > _FIELDS_MOST or fields.keys() & _LEAVE or connection not in (b"keep-alive", b"close") or not fields.get(b"host"):
+    if len(fields) > _FIELDS_MOST or fields.keys() & _LEAVE or not fields.get(b"host"):
+        return None
+    if connection not in (b"keep-alive", b"close"):
         return None
     length = fields.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > 5:

@@ -20,11 +20,11 @@ _RUNS = ("running", "stopped")
 _STATUS = ("ok", "bad", "lost")
 
 
-def _time() -> fields.Field:
+def _time() -> fields.String:
     return fields.String(allow_none=True, metadata={"format": "date-time"})
 
 
-def _words(words: tuple[str, ...], **kw: Any) -> fields.Field:
+def _words(words: tuple[str, ...], **kw: Any) -> fields.String:
     return fields.String(validate=validate.OneOf(words), **kw)
 
 

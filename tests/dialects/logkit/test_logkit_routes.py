@@ -12,9 +12,15 @@ import pytest
 from cloudsched.clock import ManualClock
 from cloudsched.testing.logagents import FakeAgent
 
-CONFIG = {"name": "r1", "batch_interval": 5, "reader": {"mode": "file", "log_path": "/var/log/x"},
-          "parser": {"type": "raw", "name": "p"}, "senders": [{"sender_type": "file", "file_send_path": "/tmp/out"}],
-          "tag": "kept", "machineUrl": "kept too"}
+CONFIG = {
+    "name": "r1",
+    "batch_interval": 5,
+    "reader": {"mode": "file", "log_path": "/var/log/x"},
+    "parser": {"type": "raw", "name": "p"},
+    "senders": [{"sender_type": "file", "file_send_path": "/tmp/out"}],
+    "tag": "kept",
+    "machineUrl": "kept too",
+}
 
 
 @pytest.fixture(params=["document", "envelope"])
@@ -45,7 +51,11 @@ def failed(answer: Any, style: str, code: str) -> Any:
         assert set(answer.json) == {"code", "message"} and answer.json["code"] == code
         return answer.json["message"]
     for entry in answer.json.values():
-        assert set(entry) == {"url", "tag", "mgrType", "error"} and all(isinstance(v, str) for v in entry.values()) and entry["error"]
+        assert (
+            set(entry) == {"url", "tag", "mgrType", "error"}
+            and all(isinstance(v, str) for v in entry.values())
+            and entry["error"]
+        )
     return answer.json
 
 
@@ -91,7 +101,9 @@ def test_filters(fleet: Any) -> None:
 def test_idle_agents(fleet: Any) -> None:
     master, one, two = fleet
     assert master.data("/cluster/status") == {
-        one.url: {"status": {}, "tag": "first", "error": ""}, two.url: {"status": {}, "tag": "second", "error": ""}}
+        one.url: {"status": {}, "tag": "first", "error": ""},
+        two.url: {"status": {}, "tag": "second", "error": ""},
+    }
     assert master.data("/cluster/configs?tag=first") == {one.url: {"configs": {}, "tag": "first", "error": ""}}
     assert master.data("/cluster/runners") == []
 
@@ -114,11 +126,19 @@ def test_the_life_of_a_runner(fleet: Any, style: str) -> None:
 
     again = failed(on("POST", "", "?tag=first", body), style, "L2006")
     if style == "document":
-        assert again == {one.url: {"url": one.url, "tag": "first", "mgrType": "add runner r1",
-                                   "error": '{"code": "L1002", "message": "file r1 runner is running"}'}}
+        assert again == {
+            one.url: {
+                "url": one.url,
+                "tag": "first",
+                "mgrType": "add runner r1",
+                "error": '{"code": "L1002", "message": "file r1 runner is running"}',
+            }
+        }
     else:
-        assert again == (f"url {one.url} add runner r1 occurred an error, resp is "
-                         '{"code": "L1002", "message": "file r1 runner is running"}, err is <nil>')
+        assert again == (
+            f"url {one.url} add runner r1 occurred an error, resp is "
+            '{"code": "L1002", "message": "file r1 runner is running"}, err is <nil>'
+        )
     both = failed(on("POST", "", "", body), style, "L2006")
     assert one.url in both and two.url not in both and "r1" in two.configs
 
@@ -143,9 +163,15 @@ def _urls(found: Any, *agents: FakeAgent) -> list[str]:
 
 def test_nobody_matches(fleet: Any, style: str) -> None:
     master, _, _ = fleet
-    calls = [("POST", "/configs/r1", "L2006"), ("PUT", "/configs/r1", "L2011"), ("DELETE", "/configs/r1", "L2007"),
-             ("POST", "/configs/r1/start", "L2008"), ("POST", "/configs/r1/stop", "L2009"),
-             ("POST", "/configs/r1/reset", "L2010"), ("POST", "/slaves/tag", "L2013")]
+    calls = [
+        ("POST", "/configs/r1", "L2006"),
+        ("PUT", "/configs/r1", "L2011"),
+        ("DELETE", "/configs/r1", "L2007"),
+        ("POST", "/configs/r1/start", "L2008"),
+        ("POST", "/configs/r1/stop", "L2009"),
+        ("POST", "/configs/r1/reset", "L2010"),
+        ("POST", "/slaves/tag", "L2013"),
+    ]
     word = "is" if style == "envelope" else "are"
     for method, path, code in calls:
         answer = master(method, f"/cluster{path}?tag=nobody", data="{}")
@@ -220,8 +246,11 @@ def test_small_routes(fleet: Any, style: str) -> None:
     assert master.data("/cluster/ismaster") is True
     assert set(master.data("/version")) == {"version"}
     assert set(master.data("/errorcode")) >= {"L200", "L1008", "L1101", "L1401", "L2001", "L2014"}
-    for path, status, text in (("/cluster/nothing", 404, "Not Found"), ("/cluster/slaves/", 404, "Not Found"),
-                               ("/cluster/ping/", 404, "Not Found")):
+    for path, status, text in (
+        ("/cluster/nothing", 404, "Not Found"),
+        ("/cluster/slaves/", 404, "Not Found"),
+        ("/cluster/ping/", 404, "Not Found"),
+    ):
         answer = master.get(path)
         assert answer.status_code == status
         assert answer.json == {"message": text} if style == "envelope" else set(answer.json) == {"error"}

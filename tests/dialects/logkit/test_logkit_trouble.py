@@ -29,12 +29,37 @@ def register(master: Any, body: Any, **kw: Any) -> Any:
 
 
 @pytest.mark.parametrize("style", ["document", "envelope"])
-@pytest.mark.parametrize("body", [
-    "", "{", "[]", "null", '"http://h:1"', "5", "[" * 5000, b"\xff\xfe", '{"url":"http://h:1","tag":5}',
-    '{"url":5,"tag":"t"}', '{"url":null}', "{}", '{"url":""}', '{"url":"http://"}', '{"url":"http:///x"}', '{"url":"h:99999"}',
-    '{"url":"http://user:secret@h:1"}', '{"url":"http://h:1/?a=b"}', '{"url":"http://h h:1"}', '{"url":"h\\u0000:1"}',
-    '{"url":"http://[::1"}', '{"url":"h:1","tag":"\\u0000"}', '{"url":"h:1","tag":"' + "t" * 1001 + '"}',
-    '{"url":"h' + "x" * 3000 + ':1"}', '{"url":"h:1\\r\\nX: y"}', '{"url":"h:0"}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '"http://h:1"',
+        "5",
+        "[" * 5000,
+        b"\xff\xfe",
+        '{"url":"http://h:1","tag":5}',
+        '{"url":5,"tag":"t"}',
+        '{"url":null}',
+        "{}",
+        '{"url":""}',
+        '{"url":"http://"}',
+        '{"url":"http:///x"}',
+        '{"url":"h:99999"}',
+        '{"url":"http://user:secret@h:1"}',
+        '{"url":"http://h:1/?a=b"}',
+        '{"url":"http://h h:1"}',
+        '{"url":"h\\u0000:1"}',
+        '{"url":"http://[::1"}',
+        '{"url":"h:1","tag":"\\u0000"}',
+        '{"url":"h:1","tag":"' + "t" * 1001 + '"}',
+        '{"url":"h' + "x" * 3000 + ':1"}',
+        '{"url":"h:1\\r\\nX: y"}',
+        '{"url":"h:0"}',
+    ],
+)
 def test_heartbeats_that_are_refused(master: Any, style: str, body: Any) -> None:
     master.style = style
     answer = register(master, body)
@@ -47,9 +72,16 @@ def test_heartbeats_that_are_refused(master: Any, style: str, body: Any) -> None
     assert master.slaves() == []
 
 
-@pytest.mark.parametrize(("given", "kept"), [
-    ("10.0.0.1:1222", "http://10.0.0.1:1222"), ("http://h:1/", "http://h:1"), ("https://h:1//", "https://h:1"),
-    ("http://[::1]:3000", "http://[::1]:3000"), ("http://h:1/base/", "http://h:1/base")])
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("10.0.0.1:1222", "http://10.0.0.1:1222"),
+        ("http://h:1/", "http://h:1"),
+        ("https://h:1//", "https://h:1"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("http://h:1/base/", "http://h:1/base"),
+    ],
+)
 def test_urls_are_registered_in_one_form(master: Any, given: str, kept: str) -> None:
     assert register(master, {"url": given, "tag": "t", "more": [1]}, content_type="text/plain").status_code == 200
     assert register(master, {"url": kept}).json is None
@@ -111,23 +143,30 @@ def test_a_failed_operation_says_why_in_words(quick: Any, make_agent: Callable[.
     bad = make_agent(quick, tag="t")
     bad.trouble = "empty500"
     answer = quick.post("/cluster/configs/r1/start")
-    assert answer.json == {bad.url: {"url": bad.url, "tag": "t", "mgrType": "start runner r1",
-                                     "error": "HTTP 500: the answer is empty"}}
+    assert answer.json == {
+        bad.url: {"url": bad.url, "tag": "t", "mgrType": "start runner r1", "error": "HTTP 500: the answer is empty"}
+    }
 
 
-@pytest.mark.parametrize("name", ["..", ".", "%2e%2e", "a%2Fb", "..%2f..%2fetc", "a%5Cb", "a%00", "a%0a", "%", "%zz", "%ff",
-                                  "x" * 201, "a%2F..%2Fb"])
+@pytest.mark.parametrize(
+    "name", ["..", ".", "%2e%2e", "a%2Fb", "..%2f..%2fetc", "a%5Cb", "a%00", "a%0a", "%", "%zz", "%ff", "x" * 201, "a%2F..%2Fb"]
+)
 def test_names_that_no_runner_may_have(master: Any, make_agent: Callable[..., FakeAgent], name: str) -> None:
     agent = make_agent(master, tag="t")
     for method, more in (("POST", ""), ("PUT", ""), ("DELETE", ""), ("POST", "/start"), ("GET", "")):
-        answer = master.client.open("/logkit/cluster/x", method=method, data=json.dumps(CONFIG),
-                                    environ_overrides={"RAW_URI": f"/logkit/cluster/configs/{name}{more}"})
+        answer = master.client.open(
+            "/logkit/cluster/x",
+            method=method,
+            data=json.dumps(CONFIG),
+            environ_overrides={"RAW_URI": f"/logkit/cluster/configs/{name}{more}"},
+        )
         assert answer.status_code == 400 and set(answer.json) == {"error"}, (method, answer.text)
     assert agent.seen == []
 
 
-@pytest.mark.parametrize(("raw", "name"), [("50%25", "50%"), ("a%20b", "a b"), ("%E4%B8%AD", "中"), ("a+b", "a+b"),
-                                           ("code", "code")])
+@pytest.mark.parametrize(
+    ("raw", "name"), [("50%25", "50%"), ("a%20b", "a b"), ("%E4%B8%AD", "中"), ("a+b", "a+b"), ("code", "code")]
+)
 def test_names_survive(master: Any, make_agent: Callable[..., FakeAgent], raw: str, name: str) -> None:
     agent = make_agent(master, tag="t")
     answer = master.client.post("/x", data=json.dumps(CONFIG), environ_overrides={"RAW_URI": f"/logkit/cluster/configs/{raw}"})
@@ -155,15 +194,41 @@ def test_a_config_that_is_too_large(make_master: Callable[..., Any], make_agent:
 def test_no_input_makes_a_mistake_of_ours(master: Any, make_agent: Callable[..., FakeAgent]) -> None:
     make_agent(master, tag="t")
     chance = random.Random(4)
-    pieces = ["configs", "slaves", "tag", "status", "register", "r1", "..", "%2f", "%", "\u4e2d", "'", '"', "start", "", "?", "&", "="]
+    pieces = [
+        "configs",
+        "slaves",
+        "tag",
+        "status",
+        "register",
+        "r1",
+        "..",
+        "%2f",
+        "%",
+        "\u4e2d",
+        "'",
+        '"',
+        "start",
+        "",
+        "?",
+        "&",
+        "=",
+    ]
     for _ in range(300):
         path = "/logkit/cluster/" + "/".join(chance.choices(pieces, k=chance.randint(1, 4)))
-        query = "&".join(chance.choices(["tag=t", "url=%00", "tag=%", "url=//", "tag=\u4e2d", "=", "&", "tag"], k=chance.randint(0, 3)))
+        query = "&".join(
+            chance.choices(["tag=t", "url=%00", "tag=%", "url=//", "tag=\u4e2d", "=", "&", "tag"], k=chance.randint(0, 3))
+        )
         body = chance.choice([b"", b"{}", b'{"tag":"x"}', b"\x00\xff", b"[]", b'{"url":"h:1"}'])
-        answer = master.client.open("/x", method=chance.choice(["GET", "POST", "PUT", "DELETE", "PATCH"]), data=body,
-                                    environ_overrides={"RAW_URI": f"{path}?{query}".encode().decode("latin-1"),
-                                                       "QUERY_STRING": query.encode().decode("latin-1")},
-                                    headers={"X-Logkit-Style": chance.choice(["document", "envelope", "no such"])})
+        answer = master.client.open(
+            "/x",
+            method=chance.choice(["GET", "POST", "PUT", "DELETE", "PATCH"]),
+            data=body,
+            environ_overrides={
+                "RAW_URI": f"{path}?{query}".encode().decode("latin-1"),
+                "QUERY_STRING": query.encode().decode("latin-1"),
+            },
+            headers={"X-Logkit-Style": chance.choice(["document", "envelope", "no such"])},
+        )
         assert answer.status_code in (200, 400, 404, 405, 413, 503), (path, query, answer.text)
         json.loads(answer.data)
 
