@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from typing import Any
 
 from cloudsched.cli.commands import EXIT_FAILED, EXIT_OK, add_action, add_actions
@@ -59,6 +60,9 @@ def run_check(args: argparse.Namespace) -> int:
 
     loaded = settings.load(flags(args))
     findings = settings.check(loaded, ports=not _answers(loaded))
+    away = "" if loaded.database.is_sqlite else _database_problem(loaded)
+    if away:
+        findings = [one._replace(level="error", text=away) if one.key == "database.url" else one for one in findings]
     screen = Screen(as_json=args.as_json)
     if args.as_json:
         screen.json([one._asdict() for one in findings])
@@ -80,6 +84,17 @@ def _names(wanted: str, key: str) -> bool:
 
 def _row(row: Any, origin: bool) -> dict[str, str]:
     return {"key": row.key, "value": row.value, **({"origin": row.origin} if origin else {})}
+
+
+def _database_problem(loaded: Any) -> str:
+    """Why the database cannot be used; empty when it can."""
+    from cloudsched.errors import CloudschedError
+
+    try:
+        importlib.import_module("cloudsched.store.admin").check(loaded)
+    except CloudschedError as error:
+        return f"{error}"
+    return ""
 
 
 def _answers(loaded: Any) -> bool:

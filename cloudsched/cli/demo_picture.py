@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 from collections import Counter
 from typing import Any
 
@@ -9,6 +13,7 @@ from cloudsched.cli.screen import Screen, bar
 from cloudsched.cli.table import STATE_COLOURS, Column
 from cloudsched.cli.values import show_duration
 
+INFO_PORT = 8111
 _WAITING = ("pending", "held", "queued", "assigned")
 _BAD = ("failed", "timeout", "cancelled")
 _MARKS = {
@@ -64,14 +69,25 @@ def summary(screen: Screen, facts: dict[str, Any], *, server: str) -> None:
     screen.line()
     screen.table((Column("SUMMARY"), Column("N", right=True), Column("")), rows)
     screen.line()
-    screen.line("next:")
+    screen.line(_where())
+    offset = os.environ.get("CLOUDSCHED_PORT_OFFSET", "")
+    port = f" -p {INFO_PORT + int(offset)}" if offset.isdigit() and int(offset) else ""
     for command, text in (
-        ("cloud_status -m", "the machines, as Cloud Scheduler shows them"),
+        (f"cloud_status -m{port}", "the machines, as Cloud Scheduler shows them"),
         (f"cloudsched jobs list --batch {facts['batch']}", "these jobs"),
         ("cloudsched submit --wait -- wc -w /etc/services", "a job of your own"),
         (server + "/", "the dashboard"),
     ):
         screen.line(f"  {command:<50} {screen.paint(text, 'dim')}")
+
+
+def _where() -> str:
+    """The commands below work in a terminal that finds them and knows this instance."""
+    if shutil.which("cloudsched"):
+        return "next:"
+    state = os.environ.get("CLOUDSCHED_STATE", "")
+    known = f" CLOUDSCHED_STATE={shlex.quote(state)}" if state else ""
+    return f'next, in another terminal after: export PATH="{os.path.dirname(sys.executable)}:$PATH"{known}'
 
 
 def _jobs(states: Counter[str]) -> list[tuple[str, int]]:

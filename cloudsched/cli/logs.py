@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cloudsched.cli.commands import EXIT_FAILED, EXIT_OK, EXIT_USAGE, add_action, add_actions
+from cloudsched.cli.commands import EXIT_FAILED, EXIT_OK, add_action, add_actions
 from cloudsched.cli.problems import fail
 from cloudsched.cli.session import Listing, Session, add_watch, confirm, for_each, open_session, show_list
 from cloudsched.cli.table import Column
@@ -104,9 +104,7 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
     _config(apply)
     apply.add_argument("--stopped", action="store_true", help="want it stored, not running")
     _wait(apply)
-    diff = add_action(actions, "diff", run_diff, "what applying (or --remove) would change on each agent; nothing is changed")
-    _config(diff, optional=True)
-    diff.add_argument("--remove", action="store_true", help="what removing it would change")
+    _config(add_action(actions, "diff", run_diff, "what applying would change on each agent; nothing is changed"))
     _rollout(actions)
 
     for name, text in (
@@ -117,7 +115,9 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
     ):
         changed = add_action(actions, name, run_change, text)
         _ids(changed, "RUNNER", "numbers of runners")
-        changed.add_argument("--yes", "-y", action="store_true", help="do not ask")
+        if name == "remove":
+            changed.add_argument("--yes", "-y", action="store_true", help="do not ask")
+            changed.add_argument("--dry-run", action="store_true", help="show what would change on each agent")
     config = add_action(actions, "config", run_config, "a runner's configuration, with the list of earlier ones")
     config.add_argument("id", type=whole, metavar="RUNNER", help="number of a runner")
     config.add_argument("--version", type=positive, dest="generation", metavar="N", help="an earlier one")
@@ -201,9 +201,7 @@ def run_apply(args: argparse.Namespace) -> int:
 
 def run_diff(args: argparse.Namespace) -> int:
     session = open_session(args)
-    if args.remove == (args.file is not None):
-        return fail("give a FILE, or --remove", EXIT_USAGE)
-    config = None if args.remove else _read(args.file)
+    config = _read(args.file)
     return _show_differences(
         session, session.client.post("/runners/diff", {"name": args.name, "tag": args.tag, "config": config})
     )
@@ -253,6 +251,8 @@ def run_rollout_change(args: argparse.Namespace) -> int:
 
 def run_change(args: argparse.Namespace) -> int:
     session = open_session(args)
+    if args.action == "remove" and args.dry_run:
+        return for_each(args.ids, lambda number: _show_removal(session, number))
     if args.action == "remove" and not confirm(f"Remove {', '.join(map(str, args.ids))} from all agents?", assume_yes=args.yes):
         return fail("nothing was removed")
 
@@ -351,11 +351,9 @@ def _ids(parser: argparse.ArgumentParser, name: str, text: str) -> None:
     parser.add_argument("ids", nargs="+", type=whole, metavar=name, help=text)
 
 
-def _config(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the runner")
-    parser.add_argument(
-        "file", nargs="?" if optional else None, metavar="FILE", help="its configuration as JSON; - reads standard input"
-    )
+    parser.add_argument("file", metavar="FILE", help="its configuration as JSON; - reads standard input")
     parser.add_argument("--tag", required=True, metavar="TAG", help="the agents that are to have it")
 
 
@@ -390,6 +388,12 @@ def _told(runner: dict[str, Any]) -> str:
     return (
         f"runner {runner['id']} ({runner['name']} on {runner['tag']}, version {runner['generation']}, wanted {wanted}): {counts}"
     )
+
+
+def _show_removal(session: Session, number: int) -> int:
+    runner = session.client.get(f"/runners/{number}")
+    body = {"name": runner["name"], "tag": runner["tag"], "config": None}
+    return _show_differences(session, session.client.post("/runners/diff", body))
 
 
 def _show_differences(session: Session, found: dict[str, Any]) -> int:

@@ -121,6 +121,11 @@ def _has_jobs(body: bytes) -> bool:
     return isinstance(loose, dict) and "jobs" in loose
 
 
+def unsafe_name(name: str) -> bool:
+    """Could this name of a file lead out of the directory it belongs to, or name the directory itself?"""
+    return _UNSAFE_NAME.search(name) is not None
+
+
 def invalid(error: msgspec.ValidationError) -> Invalid:
     """msgspec's complaint as an Invalid that names the field."""
     match = _AT.match(str(error))

@@ -160,13 +160,16 @@ class Line:
             return found
 
     async def _one(self, call: Call, told: _Round) -> Answer:
+        called = False
         try:
             async with asyncio.timeout_at(self._loop_time(told.until)):
                 assert self._slots is not None
                 async with self._slots:
+                    called = True
                     answer = await self._ask(call, told)
         except TimeoutError:
-            answer = Answer(0, error=f"no answer within {told.limit_s:g} s")
+            why = "no answer" if called else "not called, because too many others do not answer,"
+            answer = Answer(0, error=f"{why} within {told.limit_s:g} s")
         except _Refused as error:
             answer = Answer(0, error=str(error))
         except (OSError, ValueError, asyncio.IncompleteReadError) as error:
@@ -176,7 +179,7 @@ class Line:
             answer = Answer(0, error=f"{type(error).__name__} while calling it")
         if answer.status:
             self._trouble.pop(call.url, None)
-        else:
+        elif called:
             self._trouble[call.url] = time.monotonic() + TROUBLE_S
         return answer
 

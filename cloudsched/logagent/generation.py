@@ -201,14 +201,17 @@ class Saved:
         return found
 
 
-def begins_like(path: str, head: bytes, position: Position) -> bool | None:
+def begins_like(path: str, head: bytes, position: Position, *, key: Key | None = None) -> bool | None:
     """Is the file at `path` a copy? None: it begins alike, but does not reach the position yet."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:
-        size = os.fstat(fd).st_size
+        state = os.fstat(fd)
+        if key is not None and key_of(state) != key:
+            return False
+        size = state.st_size
         wanted = head[: min(size, len(head))]
         if os.pread(fd, len(wanted), 0) != wanted:
             return False

@@ -6,7 +6,7 @@ Every scan compares the names that match with the generations known by inode:
 * a known generation's name is gone or has another inode: rotated away or deleted; it is read to its end first.
 * shorter than what was read, or other bytes before the position: truncated in place (copy-truncate). The copy, found by
   both fingerprints, is read from the old position; the name starts again at 0.
-* generations that came and went unseen are found beside the name, by their rotated names and times.
+* files with rotated names that appeared beside a known name since the last scan: generations that came and went unseen.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cloudsched.logagent.generation import (
     key_of,
 )
 from cloudsched.logagent.lines import Framing
-from cloudsched.logagent.rotation import Folders, is_rotated
+from cloudsched.logagent.rotation import Folders, changed_ns, is_rotated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ FINISHED_S = 5.0
 COPYING_S = 30.0
 # Times of files are as coarse as the kernel's tick.
 CLOCK_NS = 20_000_000
+LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class FileReader:
         self._folders = Folders()
         self._waiting: dict[Key, float] = {}
         self._next_scan = 0.0
-        self._scanned_ns = 0
+        self._scanned_ns = self._last_scan_ns = 0
         self._fresh = True
         self._dirty = False
 
@@ -86,25 +87,20 @@ class FileReader:
         if value is None:
             return
         self._fresh = False
-        self.records, self._scanned_ns = int(value.get("records", 0)), int(value.get("scanned_ns", 0))
+        self.records = int(value.get("records", 0))
+        self._scanned_ns = self._last_scan_ns = int(value.get("scanned_ns", 0))
         files = [Saved.parse(item) for item in value.get("files", [])]
         self._folders = Folders()
-        lost, inodes = [], {item.inode for item in files}
         for saved in files:
-            found = self._refind(saved, inodes)
+            found = self._refind(saved)
             if found is None:
-                lost.append(saved)
+                if not saved.moved:
+                    log.say("warning", "a file of the checkpoint is gone or was replaced", path=saved.path, offset=saved.offset)
             elif found.moved and found.ended():
                 found.close()
                 self._finished[found.key] = found, found.saved()
             elif found.key not in self._live:
                 self._live[found.key] = found
-        # Only now is everything known that was read before; what else was rotated since is new.
-        for generation in list(self._live.values()):
-            if generation.moved:
-                self._adopt_missed(generation)
-        for saved in lost:
-            self._mourn(saved)
 
     def poll(self) -> Iterator[Chunk]:
         """Chunks that can be had now, in turn from each file with something new."""
@@ -169,11 +165,11 @@ class FileReader:
             if generation.key not in found:
                 self._left(generation, now)
         for path, state in sorted(new, key=lambda item: (item[1].st_mtime_ns, item[0])):
-            self._discover(path, state, newest=fresh and self.source.newest, now=now)
-            if not fresh and self._scanned_ns:
-                # The name is new to us, and may have been rotated since the last scan.
-                self._adopt_missed_since(path, self._scanned_ns - CLOCK_NS)
-        self._scanned_ns = began_ns
+            if key_of(state) not in self._live:
+                self._discover(path, state, newest=fresh and self.source.newest, now=now)
+        if fresh or not self._look_beside(now):
+            # One scan behind: a name that moved while the folder was listed may be in no listing; the next one has it.
+            self._scanned_ns, self._last_scan_ns = self._last_scan_ns or began_ns, began_ns
         if new or fresh:
             # Written before the first byte is read: a file rotated away while we are down is then looked for.
             self._dirty = True
@@ -224,11 +220,41 @@ class FileReader:
         return generation
 
     def _may_be_copy(self, path: str, key: Key, now: float) -> bool:
-        """A file that begins like a live one and is named after it: copy-truncate is at work; wait for the truncation."""
-        for other in self._live.values():
-            related_live = not other.moved and other.read.offset and is_rotated(path, other.path)
-            if related_live and begins_like(path, other.head, other.read) is not False:
-                return now - self._waiting.setdefault(key, now) < COPYING_S
+        """Is it perhaps a copy of a file that we read, which copy-truncate will truncate in a moment?"""
+        return any(self._copying(path, key, other, now) for other in self._live.values() if is_rotated(path, other.path))
+
+    def _copying(self, path: str, key: Key, other: Generation, now: float) -> bool:
+        """Begins like the live file that it is named after: then the truncation decides where to go on. Not for ever."""
+        if other.moved or not (other.read.offset or other.size):
+            return False
+        if begins_like(path, other.head, other.read) is False:
+            return False
+        return now - self._waiting.setdefault(key, now) < COPYING_S
+
+    def _look_beside(self, now: float) -> bool:
+        """Adopt rotated files that appeared since the last scan and are unknown. True: one of them must wait."""
+        since, waits = self._scanned_ns - CLOCK_NS, False
+        folders: dict[str, list[Generation]] = {}
+        for generation in self._live.values():
+            folders.setdefault(os.path.dirname(os.path.realpath(generation.path)), []).append(generation)
+        for folder, owners in folders.items():
+            if changed_ns(folder) < since:
+                continue
+            for path, state in self._folders.neighbours(os.path.join(folder, "-")):
+                if state.st_mtime_ns < since:
+                    continue
+                owner = next((item for item in owners if is_rotated(path, item.path)), None)
+                if owner is not None and not self._knows(path, state):
+                    waits = self._adopt_rotated(path, state, owner, now) or waits
+        return waits
+
+    def _adopt_rotated(self, path: str, state: os.stat_result, owner: Generation, now: float) -> bool:
+        current = next((item for item in self._live.values() if item.path == owner.path and not item.moved), None)
+        if current is not None and self._copying(path, key_of(state), current, now):
+            return True
+        log.say("info", "a generation rotated away unseen is read", path=path)
+        self._waiting.pop(key_of(state), None)
+        self._adopt(path, state, named=owner.path).moved = True
         return False
 
     # ---- files that went
@@ -239,7 +265,6 @@ class FileReader:
             generation.moved, generation.used_at, self._dirty = True, now, True
             if not generation.nameless():
                 generation.location = self._folders.find_inode(generation.path, generation.key[1]) or generation.location
-            self._adopt_missed(generation)
         if not generation.open() and not self._found_again(generation):
             self._forget(generation)
             return
@@ -254,9 +279,11 @@ class FileReader:
 
     def _found_again(self, generation: Generation) -> bool:
         """It was renamed once more before it was opened."""
-        place = Folders().find_inode(generation.path, generation.key[1])
-        generation.location = place or generation.location
-        return place is not None and generation.open()
+        for _ in range(LOOKS):
+            generation.location = Folders().find_inode(generation.path, generation.key[1]) or generation.location
+            if generation.open():
+                return True
+        return False
 
     def _finish(self, generation: Generation) -> None:
         if generation.acked != generation.read:
@@ -285,8 +312,7 @@ class FileReader:
         log.say("info", "file was truncated", path=old.path, offset=old.read.offset)
         fd, old.fd = old.fd, None
         self._live.pop(old.key, None)
-        self._folders = Folders()
-        copy = self._folders.find_copy(old.path, old.head, old.read, self._known() | {old.key})
+        copy = self._copied(old)
         new = Generation(old.path, key=old.key)
         new.location, new.fd, new.mtime_ns = old.location, fd, old.mtime_ns
         new.moved = old.moved
@@ -295,23 +321,31 @@ class FileReader:
             old.location, old.key, old.moved, old.grown_at = copy[0], key_of(copy[1]), True, 0.0
             self._live[old.key] = old
         self._live[new.key] = new
-        self._adopt_missed(old, besides=new.key)
         self._dirty = True
 
-    def _adopt_missed(self, generation: Generation, besides: Key | None = None) -> None:
-        known = self._known() | {generation.key} | ({besides} if besides else set())
-        current = _key_at(generation.path)
-        for path, state in self._folders.missed(generation, known | ({current} if current else set())):
-            log.say("info", "a generation rotated away unseen is read", path=path)
-            self._adopt(path, state, named=generation.path).moved = True
+    def _copied(self, old: Generation) -> Found | None:
+        """Where the bytes of a truncated file are now. Names may move while we look: look again."""
+        for _ in range(LOOKS):
+            copy = Folders().find_copy(old.path, old.head, old.read, self._knows)
+            if copy is not None:
+                return copy
+        return None
 
-    def _adopt_missed_since(self, path: str, mtime_ns: int) -> None:
-        unknown = Generation(path, key=(-1, -1))
-        unknown.mtime_ns = mtime_ns
-        self._adopt_missed(unknown)
-
-    def _known(self) -> set[Key]:
-        return set(self._live) | set(self._finished)
+    def _knows(self, path: str, state: os.stat_result) -> bool:
+        """Is this file read, or being read? The inode of a deleted file may be another file's by now."""
+        key = key_of(state)
+        if key in self._live or key not in self._finished:
+            return key in self._live
+        before, _ = self._finished[key]
+        if (state.st_size, state.st_mtime_ns) == (before.acked.offset, before.mtime_ns):
+            return True
+        del self._finished[key]
+        if not begins_like(path, before.head, before.acked, key=key):
+            return False
+        # Somebody still writes to it.
+        before.location, before.grown_at = path, 0.0
+        self._live[key] = before
+        return True
 
     # ---- reading
 
@@ -343,37 +377,37 @@ class FileReader:
 
     # ---- restoring
 
-    def _refind(self, saved: Saved, inodes: set[int]) -> Generation | None:
+    def _refind(self, saved: Saved) -> Generation | None:
         """At its path, elsewhere in the folder with its inode, or as a copy that has our position."""
-        if _inode_at(saved.path) == saved.inode:
-            found = saved.fits(saved.path)
+        for _ in range(LOOKS):
+            if _inode_at(saved.path) == saved.inode:
+                found = saved.fits(saved.path)
+                if found is not None and found.key[1] == saved.inode:
+                    found.moved = False
+                    return found
+            else:
+                place = self._folders.find_inode(saved.path, saved.inode)
+                found = saved.fits(place) if place else None
+                if found is not None and found.key[1] == saved.inode:
+                    found.moved = True
+                    return found
+            found = self._copy_of(saved)
             if found is not None:
-                found.moved = False
                 return found
-        else:
-            moved_to = self._folders.find_inode(saved.path, saved.inode)
-            found = saved.fits(moved_to) if moved_to else None
-            if found is not None:
-                found.moved = True
-                return found
-        return self._copy_of(saved, inodes)
+            # Names may move while we look: look again.
+            self._folders = Folders()
+        return None
 
-    def _copy_of(self, saved: Saved, inodes: set[int]) -> Generation | None:
+    def _copy_of(self, saved: Saved) -> Generation | None:
         if not saved.offset:
             return None
         for path, state in self._folders.related(saved.path):
-            if state.st_ino not in inodes:
+            if key_of(state) not in self._live and key_of(state) not in self._finished:
                 found = saved.fits(path)
-                if found is not None and found.key not in self._live:
+                if found is not None and found.key == key_of(state):
                     found.moved = True
                     return found
         return None
-
-    def _mourn(self, saved: Saved) -> None:
-        """The generation itself is gone; what followed it may still be there."""
-        if not saved.moved:
-            log.say("warning", "a file of the checkpoint is gone or was replaced", path=saved.path, offset=saved.offset)
-        self._adopt_missed_since(saved.path, saved.mtime_ns)
 
 
 def _load(path: str) -> dict[str, Any] | None:

@@ -10,9 +10,9 @@ from cloudsched.logagent.generation import begins_like, key_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from cloudsched.logagent.generation import Generation, Key, Position
+    from cloudsched.logagent.generation import Position
 
     Found = tuple[str, os.stat_result]
 
@@ -36,22 +36,14 @@ class Folders:
         """Where in the folder of `path` the file with this inode lies now."""
         return next((full for full, state in self.neighbours(path) if state.st_ino == inode), None)
 
-    def find_copy(self, path: str, head: bytes, position: Position, known: set[Key]) -> Found | None:
+    def find_copy(self, path: str, head: bytes, position: Position, known: Callable[[str, os.stat_result], bool]) -> Found | None:
         """The copy that copy-truncate made of the file at `path`: named after it, begins alike, and has our position."""
         if not position.offset:
             return None
         for full, state in self.related(path):
-            if key_of(state) not in known and begins_like(full, head, position):
+            if begins_like(full, head, position, key=key_of(state)) and not known(full, state):
                 return full, state
         return None
-
-    def missed(self, generation: Generation, known: set[Key]) -> list[Found]:
-        """Generations that were written after this one and rotated away unseen, oldest first."""
-        found = [
-            (full, state) for full, state in self.related(generation.path)
-            if state.st_mtime_ns >= generation.mtime_ns and key_of(state) not in known and is_rotated(full, generation.path)
-        ]  # fmt: skip
-        return sorted(found, key=lambda item: item[1].st_mtime_ns)
 
     def related(self, path: str) -> Iterator[Found]:
         """Files named after `path`: its name and something behind it."""
@@ -64,11 +56,29 @@ class Folders:
     def _files(self, folder: str) -> list[Found]:
         found = self._read.get(folder)
         if found is None:
-            found = self._read[folder] = list(_files_in(folder))
+            found = self._read[folder] = _files_in(folder)
         return found
 
 
-def _files_in(folder: str) -> Iterator[Found]:
+def _files_in(folder: str) -> list[Found]:
+    """Listed again when names moved meanwhile: a file that is renamed during a listing may be in it twice or not at all."""
+    found: list[Found] = []
+    for _ in range(3):
+        before = changed_ns(folder)
+        found = list(_list(folder))
+        if before == changed_ns(folder):
+            break
+    return found
+
+
+def changed_ns(folder: str) -> int:
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _list(folder: str) -> Iterator[Found]:
     try:
         names = os.listdir(folder)
     except OSError:

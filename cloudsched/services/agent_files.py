@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from cloudsched.domain.submission import unsafe_name
 from cloudsched.errors import Conflict, Invalid, NotFound, TooLarge
 from cloudsched.services.agent_rules import bearer_of, check_secret, rules
 from cloudsched.store import jobs
 from cloudsched.store.db import Tx, read, write
 
 PIECE_MAX = 1 << 20
+NAME_MAX = 4096
 
 
 def put_output(bearer: str, job_id: int, attempt: int, stream: str, offset: int, data: bytes) -> dict[str, int]:
@@ -23,6 +25,9 @@ def put_output(bearer: str, job_id: int, attempt: int, stream: str, offset: int,
 def put_file(bearer: str, job_id: int, attempt: int, name: str, offset: int, data: bytes) -> dict[str, int]:
     """Append to an output file of a running job."""
     number, secret_hash = bearer_of(bearer)
+    if unsafe_name(name) or len(name) > NAME_MAX:
+        raise Invalid.at("name", f"{name[:100]!r} is no plain name below a directory",
+                         f"a relative path of at most {NAME_MAX} characters without empty parts, '.' and '..'")
     return _put(number, secret_hash, job_id, attempt, f"out/{name}", offset, data)
 
 

@@ -326,9 +326,11 @@ def cancel_many(caller: Caller, *, ids: Sequence[int | str] = (), states: Sequen
         open_states = [s for s in (states or moves.JOB_WAITING + moves.JOB_ACTIVE) if s not in moves.JOB_FINAL]
         chosen = jobs.find(states=open_states, limit=MAX_ARRAY, **filters) if open_states else []
     done = 0
-    for job in chosen:
+    for job in chosen:  # before the first is cancelled: a refusal changes nothing
         if job.state not in moves.JOB_FINAL:
             _owned(job, caller)
+    for job in chosen:
+        if job.state not in moves.JOB_FINAL:
             write(partial(_cancel, number=job.id, caller=caller))
             done += 1
             if job.node_id is not None:

@@ -68,6 +68,8 @@ def _parse_join(body: bytes) -> tuple[JoinRequest, Profile]:
     for field, text in (("name", request.name), ("instance", request.instance), ("profile.hostname", profile.hostname)):
         if text and "\0" in text:
             raise Invalid.at(field, "holds a NUL character")
+    if request.name and (not request.name.isprintable() or request.name.isdigit() or request.name != request.name.strip()):
+        raise Invalid.at("name", f"{request.name!r} is no name of a node", "printable characters, not digits alone")
     return request, profile
 
 

@@ -254,13 +254,14 @@ class Fleet:
     def select(self, *, tag: str = "", url: str = "") -> list[LogAgent]:
         """The agents that match (contract 6.1); an empty filter matches all."""
         self.refresh()
-        return list(self._matching(tag, url))
+        return self._matching(tag, url)
 
     def _matching(self, tag: str, url: str) -> list[LogAgent]:
         if url:
             agent = self._by_url.get(normal_url(url))
             return [agent] if agent is not None and (not tag or agent.tag == tag) else []
-        return [agent for agent in self._order if agent.tag == tag] if tag else self._order
+        # A list of its own: another thread may add to the order meanwhile.
+        return [agent for agent in self._order if agent.tag == tag] if tag else list(self._order)
 
     # forgetting
 

@@ -312,7 +312,8 @@ def _agent(row: agent_rows.Row, now: float) -> dict[str, Any]:
 
 def _target(one: store.Target) -> dict[str, Any]:
     return {"id": one.id, "agent_id": one.agent_id, "url": one.url, "runner": one.name, "runner_id": one.runner_id,
-            "generation": one.generation, "want": one.want, "run": one.run or None, "state": one.state, "reason": one.reason or None, "attempts": one.attempts,
+            "generation": one.generation, "want": one.want, "run": one.run or None, "state": one.state,
+            "reason": one.reason or None, "attempts": one.attempts,
             "gives_up": one.state == "failed" and one.not_before is None, "applied_at": clock.rfc3339(one.applied_at),
             "checked_at": clock.rfc3339(one.checked_at)}
 

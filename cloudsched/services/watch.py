@@ -45,10 +45,11 @@ class EventView(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events from `first` to `last` were removed before they could be sent."""
+    """Events from `first` to `last` were removed before they could be sent; the stream goes on after `position`."""
 
     first: int
     last: int
+    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,10 @@ def follow(after: int | None, wanted: Filter, *, gone: Callable[[], bool] = lamb
 
     Ends when `gone()` says that nobody listens any more, or when the process stops.
     """
-    position = events.last_id() if after is None else after
+    newest = events.last_id()
+    position = newest if after is None else min(after, newest)
+    if after is not None and after > newest:  # seen in another life of this database: a backup was restored
+        yield Gap(newest + 1, after, newest)
     last_sent = time.monotonic()
     while not (_look.stopping or gone()):
         seen = _look.seen
@@ -107,7 +111,7 @@ def _read(position: int, wanted: Filter) -> tuple[list[Event], Gap | None]:
     found = _since(position, wanted, PAGE)
     first = events.first_id() if position else 0
     if first > position + 1:
-        return [event for event in found if event.id >= first], Gap(position + 1, first - 1)
+        return [event for event in found if event.id >= first], Gap(position + 1, first - 1, first - 1)
     return found, None
 
 

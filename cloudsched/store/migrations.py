@@ -37,7 +37,8 @@ STEPS: tuple[Callable[[Database, Tx], None], ...] = (_foundation, _log_agents)
 
 
 def version(database: Database) -> int:
-    """The schema version of the database; 0 when it is empty."""
+    """The schema version of the database; 0 when it is empty. Raises Unavailable when it cannot be reached."""
+    database.read().one("SELECT 1")
     if "setting" not in database.orm.get_tables():
         return 0
     return int(database.read().value("SELECT value FROM setting WHERE key = ?", (SCHEMA_KEY,)) or 0)

@@ -180,13 +180,14 @@ def delete_gone(tx: Tx, *, at: float) -> int:
 def want(tx: Tx, agents: Iterable[int], name: str, *, runner_id: int | None, generation: int, want: str, run: str, digest: str,
          at: float, not_before: float | None = None) -> None:
     """This is what is wanted of a runner on these agents from now on; what was wanted before is forgotten."""
+    turn = at if not_before is None else not_before
     tx.many(
         "INSERT INTO runner_target (agent_id, name, runner_id, generation, want, run, hash, state, reason, reported, attempts, "
         "not_before, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, 'pending', '', '', 0, ?, ?) ON CONFLICT (agent_id, name) DO UPDATE "
         "SET runner_id = excluded.runner_id, generation = excluded.generation, want = excluded.want, run = excluded.run, "
         "hash = excluded.hash, state = 'pending', reason = '', reported = '', attempts = 0, not_before = excluded.not_before, "
         "changed_at = excluded.changed_at",
-        [(agent, name, runner_id, generation, want, run, digest, at if not_before is None else not_before, at) for agent in agents])
+        [(agent, name, runner_id, generation, want, run, digest, turn, at) for agent in agents])
 
 
 def targets(*, runner_id: int | None = None, agent_id: int | None = None, state: str = "", after: int | None = None,
@@ -206,8 +207,8 @@ def counts(runner_ids: Sequence[int]) -> dict[int, dict[str, int]]:
     found: dict[int, dict[str, int]] = {number: dict.fromkeys(_TARGET_STATES, 0) for number in runner_ids}
     if runner_ids:
         marks = ", ".join("?" * len(runner_ids))
-        for number, state, count in read().all(f"SELECT runner_id, state, count(*) FROM runner_target WHERE runner_id IN ({marks}) "
-                                               "GROUP BY runner_id, state", tuple(runner_ids)):
+        sql = f"SELECT runner_id, state, count(*) FROM runner_target WHERE runner_id IN ({marks}) GROUP BY runner_id, state"
+        for number, state, count in read().all(sql, tuple(runner_ids)):
             found[number][state] = int(count)
     return found
 
@@ -245,8 +246,8 @@ def by_hand(tx: Tx, agents: Sequence[int], name: str, *, at: float) -> int:
     """Somebody acted on these pairs by hand: desired state leaves them alone until the runner is applied again."""
     done = 0
     for agent in agents:
-        done += tx.run("UPDATE runner_target SET state = 'by_hand', reason = 'changed by hand', not_before = NULL, changed_at = ? "
-                       "WHERE agent_id = ? AND name = ? AND state <> 'by_hand'", (at, agent, name)).rowcount
+        done += tx.run("UPDATE runner_target SET state = 'by_hand', reason = 'changed by hand', not_before = NULL, "
+                       "changed_at = ? WHERE agent_id = ? AND name = ? AND state <> 'by_hand'", (at, agent, name)).rowcount
     return done
 
 
@@ -282,8 +283,8 @@ def add_rollout(tx: Tx, runner_id: int, *, from_generation: int, to_generation: 
                 actor: str, at: float) -> int:
     """A roll-out that begins with its first wave."""
     number = int(tx.value(
-        "INSERT INTO rollout (runner_id, state, from_generation, to_generation, plan, waves, wave, wave_at, baseline, reason, actor, "
-        "version, created_at) VALUES (?, 'running', ?, ?, ?, ?, 0, ?, '{}', '', ?, 1, ?) RETURNING id",
+        "INSERT INTO rollout (runner_id, state, from_generation, to_generation, plan, waves, wave, wave_at, baseline, reason, "
+        "actor, version, created_at) VALUES (?, 'running', ?, ?, ?, ?, 0, ?, '{}', '', ?, 1, ?) RETURNING id",
         (runner_id, from_generation, to_generation, plan, json.dumps(waves), at, actor, at)))
     events.append(tx, "rollout.begin", ("rollout", number), at=at, actor=actor, runner_id=runner_id, to=to_generation)
     return number
@@ -304,7 +305,8 @@ def rollouts(*, runner_id: int | None = None, active: bool = False, after: int |
     if active:
         where.append(f"state IN ({', '.join('?' * len(ROLLOUT_ACTIVE))})")
         args += ROLLOUT_ACTIVE
-    return [Rollout(*row) for row in read().all(f"{_ROLLOUT} WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", (*args, limit))]
+    sql = f"{_ROLLOUT} WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?"
+    return [Rollout(*row) for row in read().all(sql, (*args, limit))]
 
 
 def move_rollout(tx: Tx, found: Rollout, event: str, *, at: float, actor: str = "", note: dict[str, Any] | None = None,

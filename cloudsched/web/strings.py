@@ -12,6 +12,7 @@ _TABLE: dict[str, tuple[str, str]] = {
     "submitted": ("Submitted", "提交时间"), "ran": ("Ran", "运行时长"), "exit": ("Exit", "退出码"),
     "cores": ("Cores", "核数"), "memory": ("Memory", "内存"), "slots": ("Slots", "槽位"), "kind": ("Kind", "种类"),
     "priority": ("Priority", "优先级"), "enabled": ("enabled", "已启用"), "disabled": ("disabled", "已停用"),
+    "batch": ("Batch", "批次"),
     "seen": ("Last seen", "最近联系"), "time": ("Time", "时间"), "subject": ("Subject", "对象"), "by": ("By", "操作者"),
     "facts": ("Facts", "详情"), "leader": ("Leader", "主导者"), "every": ("Every", "间隔"), "last": ("Last cycle", "上次完成"),
     "error": ("Error", "错误"), "none": ("Nothing here yet.", "暂无内容。"), "filter": ("Filter", "筛选"),

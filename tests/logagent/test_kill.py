@@ -17,7 +17,7 @@ import pytest
 
 from .harness import Process, Receiver, duplicates, file_runner, sent, wait_for
 
-FILES, LINES, ROTATE_AT = 10, 20_000, 500
+FILES, LINES, ROTATE_AT = 10, 20_000, 200
 
 
 class Writer(threading.Thread):

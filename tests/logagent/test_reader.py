@@ -225,6 +225,63 @@ def test_copied_and_truncated_while_the_agent_was_down(tmp_path: Path, log: Path
     assert reading.read() == []
 
 
+@pytest.mark.parametrize("down", [True, False])
+def test_copied_and_truncated_several_times_unseen(tmp_path: Path, log: Path, down: bool) -> None:
+    """The position is 0 and the file is empty again: only the copies tell that something was written."""
+    put(log, "1")
+    reading = Reading(tmp_path, "app.log")
+    reading.read()
+    os.truncate(log, 0)
+    assert reading.read() == []
+    for line in ("2", "3", "4"):
+        for number in (2, 1):
+            if (old := tmp_path / f"app.log.{number}").exists():
+                old.rename(tmp_path / f"app.log.{number + 1}")
+        put(log, line)
+        shutil.copyfile(log, tmp_path / "app.log.1")
+        os.truncate(log, 0)
+    if down:
+        reading.again()
+    assert sorted(reading.read()) == ["2", "3", "4"]
+    reading.again()
+    assert reading.read() == []
+
+
+def test_a_copy_that_is_never_followed_by_a_truncation(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(log, "1")
+    reading = Reading(tmp_path, "app.log")
+    reading.read()
+    shutil.copyfile(log, tmp_path / "app.log.1")
+    put(log, "2")
+    assert reading.read() == ["2"]
+    monkeypatch.setattr(reader, "COPYING_S", 0.0)
+    # Then it may as well be a generation of its own: twice is better than never.
+    assert reading.read() == ["1"]
+
+
+def test_names_that_move_during_a_restart(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(log, "1")
+    reading = Reading(tmp_path, "app.log")
+    reading.read()
+    log.rename(tmp_path / "app.log.1")
+    put(log, "2")
+    reading.read()
+    listing, real = [], reader.Folders.neighbours
+
+    def rotated_after_the_listing(self: reader.Folders, path: str) -> object:
+        found = real(self, path)
+        if not listing:
+            listing.append(found)
+            (tmp_path / "app.log.1").rename(tmp_path / "app.log.2")
+            log.rename(tmp_path / "app.log.1")
+            put(log, "3")
+        return found
+
+    monkeypatch.setattr(reader.Folders, "neighbours", rotated_after_the_listing)
+    reading.again()
+    assert reading.read() == ["3"]
+
+
 def test_the_copy_matches_the_pattern_too_and_is_not_read_twice(tmp_path: Path, log: Path) -> None:
     put(log, "1")
     reading = Reading(tmp_path, "app.log*")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from cloudsched import settings
 from cloudsched.errors import Conflict, Invalid, NotFound
+from cloudsched.sealed import Sealer
 from cloudsched.settings import Settings
 from cloudsched.store import admin, db, system
 
@@ -64,6 +66,38 @@ def test_a_running_server_is_not_replaced_under_its_feet(found: Settings, tmp_pa
     Path(found.state.dir, "server.json").write_text("{}")
     with pytest.raises(Conflict, match="stop it first"):
         admin.restore(found, str(tmp_path / "copy.db"))
+
+
+def test_a_killed_server_is_not_in_the_way(found: Settings, tmp_path: Path) -> None:
+    put(found, "old")
+    admin.backup(found, str(tmp_path / "copy.db"))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    Path(found.state.dir, "server.json").write_text(f'{{"pid": {gone.pid}}}')
+    admin.restore(found, str(tmp_path / "copy.db"))
+
+
+def test_rekey_seals_everything_with_a_new_key(found: Settings) -> None:
+    before = Sealer.load(found.state.dir, {})
+    opened = db.open_database(found.database.url)
+    opened.write(lambda tx: tx.run("INSERT INTO runner_config (hash, body) VALUES ('h', ?)", (before.seal("token"),)))
+    opened.close()
+    assert "1 secrets are under the first of 2 keys" in admin.rekey(found)
+    file = Path(found.state.dir, "secret.key")
+    file.write_text(file.read_text().splitlines()[0] + "\n")
+    opened = db.open_database(found.database.url)
+    assert Sealer.load(found.state.dir, {}).open(opened.read().value("SELECT body FROM runner_config")) == "token"
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "kept", "password"),
+    [("postgresql://u:p%40w@h:5433/d?sslmode=require", "postgresql://u@h:5433/d?sslmode=require", "p@w"),
+     ("postgresql:///d?host=%2Frun%2Fpg&password=x", "postgresql:///d?host=%2Frun%2Fpg", "x"),
+     ("postgresql://u@/d", "postgresql://u@/d", None)],
+)  # fmt: skip
+def test_postgres_tools_get_the_whole_url_but_the_password(url: str, kept: str, password: str | None) -> None:
+    assert admin._without_password(url) == (kept, password)
 
 
 def test_what_does_not_fit_is_found_and_rebuilt(found: Settings) -> None:

@@ -56,7 +56,7 @@ def _lines(since: int | None, wanted: Filter, environ: dict[str, Any]) -> Iterat
         if one is None:
             yield b": alive\n\n"
         elif isinstance(one, Gap):
-            yield b'id: %d\nevent: gap\ndata: {"kind":"gap","data":{"from":%d,"to":%d}}\n\n' % (one.last, one.first, one.last)
+            yield b'id: %d\nevent: gap\ndata: {"kind":"gap","data":{"from":%d,"to":%d}}\n\n' % (one.position, one.first, one.last)
         else:
             yield _line(one)
 

@@ -38,7 +38,7 @@ async function call(path, method = "GET", body) {
 
 // --- pieces
 
-const time = (text) => (text ? el("time", { datetime: text, title: text }, new Date(text).toLocaleString()) : "");
+const time = (text) => (text ? el("time", { datetime: text, title: text }, new Date(text).toLocaleString(document.documentElement.lang || undefined)) : "");
 const seconds = (n) => (n === null || n === undefined ? "" : n < 100 ? `${n.toFixed(1)} s` : `${Math.round(n / 60)} min`);
 const state = (word) => el("span", { class: `state-${word}` }, word);
 const link = (view, id, text) => el("a", { href: `#/${view}/${encodeURIComponent(id)}` }, text ?? id);
@@ -114,7 +114,7 @@ async function jobs(_, query) {
     const asked = new URLSearchParams([...new FormData(form)].filter(([, value]) => value));
     location.hash = `#/jobs?${asked}`;
   } }, el("label", {}, t.state, states), field("user", t.user), field("vm_type", t.type), field("name", t.name),
-    field("batch", "batch"), field("node", t.node), el("button", {}, t.show));
+    field("batch", t.batch), field("node", t.node), el("button", {}, t.show));
   return [el("h1", {}, t.jobs), form, body];
 }
 
