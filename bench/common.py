@@ -59,8 +59,8 @@ class Running:
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         if url:
             environ["CLOUDSCHED_DATABASE_URL"] = url
-        command = [sys.executable, "-m", "cloudsched", "up", "--state", str(self.dir / "state"), "--port-offset", str(self.offset),
-                   "--config", str(self.dir / "cloudsched.toml")]
+        command = [sys.executable, "-m", "cloudsched", "up", "--state", str(self.dir / "state"),
+                   "--port-offset", str(self.offset), "--config", str(self.dir / "cloudsched.toml")]
         began = time.monotonic()
         self.process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                         start_new_session=True)

@@ -7,6 +7,7 @@ Usage: python bench/logagent.py [LINES] [SECONDS]
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -25,7 +26,7 @@ LINE = ('{"level":"info","host":"node-%02d","request":%d,"path":"/api/v2/jobs?li
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-class Agent:
+class Agent(contextlib.AbstractContextManager):
     def __init__(self, folder: Path) -> None:
         (folder / "agent.conf").write_text(json.dumps({"bind_host": "127.0.0.1:0"}))
         command = [sys.executable, "-m", "cloudsched.logagent", "--config", str(folder / "agent.conf"),
@@ -48,7 +49,7 @@ class Agent:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.process.terminate()
         self.process.wait(timeout=60)
 
@@ -82,14 +83,12 @@ def reference(source: Path, target: Path) -> float:
 
 def through(name: str, config: dict, lines: int, bare: float) -> None:
     """One file, already written, through a runner."""
-    with tempfile.TemporaryDirectory(prefix="logagent-bench-") as text:
-        agent = Agent(Path(text))
+    with tempfile.TemporaryDirectory(prefix="logagent-bench-") as text, Agent(Path(text)) as agent:
         cpu, began = agent.cpu_s(), time.monotonic()
         agent.call("POST", "/configs/r", config)
         wait_for(lambda: _done(agent, lines), 300)
         wall, used = time.monotonic() - began, agent.cpu_s() - cpu
         memory = resident_kb(agent.process.pid)
-        agent.stop()
     print(f"{name:<24} {lines / used:>10,.0f} lines/s of one core  {lines / wall:>10,.0f} lines/s by the clock"
           f"  {memory / 1024:>5.0f} MB   {lines / used / bare:.3f} x reference")
 
@@ -102,11 +101,10 @@ def _done(agent: Agent, lines: int) -> bool:
 
 def rotating(seconds: float, rate: int, files: int) -> None:
     """50 files at 5,000 lines/s in all, each renamed every 2,000 lines; the agent's share of one core."""
-    with tempfile.TemporaryDirectory(prefix="logagent-bench-") as text:
+    with tempfile.TemporaryDirectory(prefix="logagent-bench-") as text, Agent(Path(text)) as agent:
         folder = Path(text)
         logs = folder / "logs"
         logs.mkdir()
-        agent = Agent(folder)
         agent.call("POST", "/configs/r", {
             "batch_len": 1000, "batch_interval": 1, "parser": {"type": "raw"},
             "reader": {"mode": "tailx", "log_path": f"{logs}/*.log"},
@@ -126,7 +124,6 @@ def rotating(seconds: float, rate: int, files: int) -> None:
         wait_for(lambda: _done(agent, written), 30)
         wall, used = time.monotonic() - began, agent.cpu_s() - cpu
         arrived = sum(len(json.loads(line)) for line in (folder / "out").open())
-        agent.stop()
     print(f"{files} rotating files, {written / wall:,.0f} lines/s: {used / wall:.1%} of one core; {written:,} lines written, "
           f"{arrived:,} arrived")
 

@@ -144,7 +144,8 @@ def _welcome(settings: Settings) -> str:
 
 def _demo(settings: Settings, stopping: threading.Event) -> None:
     """The main job, as a process of its own so that Ctrl-C ends it at once."""
-    environ = {**os.environ, **settings_module.hand_over(settings), "CLOUDSCHED_SERVER_URL": settings.local_url}
+    environ = {**os.environ, **settings_module.hand_over(settings), "CLOUDSCHED_SERVER_URL": settings.local_url,
+               "CLOUDSCHED_PORT_OFFSET": str(settings.listen.port_offset)}
     demo = subprocess.Popen([sys.executable, "-m", "cloudsched", "demo"], env=environ)
     while demo.poll() is None:
         if stopping.wait(0.1):
@@ -172,7 +173,7 @@ def _watch(children: list[Child], settings: Settings, stopping: threading.Event)
 def _stop(children: list[Child], settings: Settings) -> None:
     """The engine first (it destroys the machines, and their agents still talk to the server), then the server."""
     if any(child.process is not None for child in children):
-        _say("stopping: machines are destroyed, then the server ends")
+        _say("stopping: the machines first (kept when quick shutdown is set), then the server")
     for child in reversed(children):
         process = child.process
         if process is None or process.poll() is not None:

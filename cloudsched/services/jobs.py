@@ -30,6 +30,8 @@ from cloudsched.store.moves import move
 
 # A job that waits for its input files to be uploaded has a need on this number, which is no job's.
 FILES = 0
+# What one request may write: an array copies its command, environment and files for each job.
+WRITTEN_MAX = 512 << 20
 _POSITION = re.compile(r"#[0-9]{1,9}\Z")
 _HOST = socket.gethostname() or "localhost"
 _encode = msgspec.json.Encoder().encode
@@ -100,7 +102,7 @@ def _rows(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int, at
     files: list[tuple[int, int, str, bytes]] = []
     starts = _starts(requests, first)
     shape_ids: dict[Any, int] = {}
-    number = first
+    number, written = first, 0
     for request in requests:
         user = _user(request, caller)
         shape_id = _shape(tx, request, user, defaults, shape_ids)
@@ -114,11 +116,16 @@ def _rows(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int, at
             if waits_for_files:
                 wanted.append((number, FILES, "files"))
             state = "held" if request.hold else "pending" if wanted else "queued"
+            spec = _spec(request, defaults, key, user, index, sizes)
+            written += len(spec) + sum(sizes.values())
+            if written > WRITTEN_MAX:
+                raise Invalid.at("array", f"its jobs together would take more than {WRITTEN_MAX >> 20} MB",
+                                 "smaller files and texts, or fewer jobs at once")
             rows.append((
                 number, "queue", key, batch, proc, request.name, request.batch, user, caller.org, request.kind, shape_id,
                 state, request.priority, request.max_retries, request.backoff_s, request.time_limit_s, len(wanted),
                 request.depends_fail, None, at, at if state == "queued" else None,
-                _spec(request, defaults, key, user, index, sizes), attributes, None))
+                spec, attributes, None))
             needs += wanted
             files += [(number, 0, f"in/{name}", data) for name, data in contents]
             number += 1

@@ -259,6 +259,44 @@ def test_a_copy_that_is_never_followed_by_a_truncation(tmp_path: Path, log: Path
     assert reading.read() == ["1"]
 
 
+def test_a_rotated_file_that_got_the_inode_of_a_deleted_one(tmp_path: Path, log: Path) -> None:
+    put(log, "1")
+    reading = Reading(tmp_path, "app.log")
+    reading.read()
+    log.rename(tmp_path / "app.log.1")
+    put(log, "2")
+    assert reading.read() == ["2"]
+    (old,) = reading.reader._finished.values()
+    (tmp_path / "app.log.1").unlink()
+    os.truncate(log, 0)
+    put(log, "3333")
+    shutil.copyfile(log, tmp_path / "app.log.1")
+    os.truncate(log, 0)
+    # What the file system does at times, done by hand.
+    reading.reader._finished = {generation.key_of((tmp_path / "app.log.1").stat()): old}
+    assert reading.read() == ["3333"]
+
+
+def test_a_file_that_one_listing_does_not_show(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renamed while the folder was listed, it is in no listing; the next scan finds it."""
+    put(log, "1")
+    reading = Reading(tmp_path, "app.log")
+    reading.read()
+    for line in ("2", "3"):
+        if (tmp_path / "app.log.1").exists():
+            (tmp_path / "app.log.1").rename(tmp_path / "app.log.2")
+        log.rename(tmp_path / "app.log.1")
+        put(log, line)
+    looks, real = [], reader.Folders.neighbours
+
+    def blind_at_first(self: reader.Folders, path: str) -> object:
+        looks.append(path)
+        return [] if len(looks) == 1 else real(self, path)
+
+    monkeypatch.setattr(reader.Folders, "neighbours", blind_at_first)
+    assert sorted(reading.read()) == ["2", "3"]
+
+
 def test_names_that_move_during_a_restart(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(log, "1")
     reading = Reading(tmp_path, "app.log")

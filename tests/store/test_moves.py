@@ -21,8 +21,8 @@ def make(tx: db.Tx, table: str, state: str) -> int:
         return nodes.insert(tx, {"name": f"n{next(NUMBERS)}", "cloud_id": 1, "state": state}, at=1.0)
     number = jobs.allocate(tx, "job", 1)
     shape = shapes.ensure(tx, SHAPE)
-    jobs.insert(tx, [(number, "queue", "k", 1, 0, "", "", "ada", "", "noop", shape, state, 0, 0, 0.0, None, 0, "cancel", None, 1.0,
-                      1.0, "{}", "{}", None)], at=1.0, actor="t")
+    jobs.insert(tx, [(number, "queue", "k", 1, 0, "", "", "ada", "", "noop", shape, state, 0, 0, 0.0, None, 0, "cancel", None,
+                      1.0, 1.0, "{}", "{}", None)], at=1.0, actor="t")
     return number
 
 

@@ -149,7 +149,7 @@ class CloudChangeBody(Strict):
     priority = fields.Raw(metadata={"type": "integer"})
     enabled = fields.Raw(metadata={"type": "boolean"})
     keep_alive_s = fields.Raw(metadata={"type": "integer", "minimum": 0})
-    boot_timeout_s = fields.Raw(allow_none=True, metadata={"type": ["integer", "null"]})
+    boot_timeout_s = fields.Raw(allow_none=True, metadata={"type": "integer"})
     title = fields.Raw(metadata={"type": "string"})
     address = fields.Raw(metadata={"type": "string"})
     options = fields.Raw(metadata={"type": "object"})

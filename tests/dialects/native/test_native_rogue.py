@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from cloudsched.services import settling
+from cloudsched.services import jobs, settling
 from cloudsched.store.db import current
 
 HUGE = "x#" + "9" * 30 + ".0#1"
@@ -188,3 +188,23 @@ def test_errors_are_described_as_problems(api: Any) -> None:
     assert answers and {kind for answer in (*answers, *shared) for kind in answer["content"]} == {"application/problem+json"}
     default = document["components"]["responses"]["DEFAULT_ERROR"]["content"]["application/problem+json"]
     assert default["schema"]["$ref"].endswith("/Problem")
+
+
+def test_an_array_of_big_files_is_refused_before_it_is_written(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "WRITTEN_MAX", 1 << 20)
+    files = [{"name": "a", "content_base64": "QUFB" * 1000}]
+    body = {"command": ["true"], "array": {"size": 1000}, "input_files": files}
+    answer = api.post("/jobs", json=body)
+    assert answer.status_code == 400 and answer.json["errors"][0]["field"] == "array"
+    assert api.get("/jobs/count").json["total"] == 0
+
+
+def test_no_type_of_the_document_is_told_twice(api: Any) -> None:
+    def check(value: Any) -> None:
+        if isinstance(value, dict):
+            kinds = value.get("type")
+            assert not isinstance(kinds, list) or len(kinds) == len(set(kinds)), value
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            check(inner)
+
+    check(api.get("/openapi.json").json["components"])
