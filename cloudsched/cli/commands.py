@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("servers", "the server alone"),
     "engine": ("servers", "the engine alone"),
     "agent": ("servers", "the agent that runs jobs on a node"),
+    "logagent": ("servers", "the agent that collects logs on a node"),
     "db": ("db", "migrate, backup, restore, check, rebuild, rekey (on the server's machine)"),
     "config": ("config", "show the settings with their origin; check them"),
     "check": ("config", "check settings and database of this machine's instance"),

@@ -27,12 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     name = command_in(words)
-    if name == "agent":
+    if name in ("agent", "logagent"):
         from cloudsched.cli.servers import (
             run_agent,
         )  # its options are its own: it also runs without this program
 
-        return run_agent(words[words.index("agent") + 1 :])
+        return run_agent(name, words[words.index(name) + 1 :])
     parser = build_parser(name or "")
     words, command = _cut(words) if name == "submit" else (words, None)
     try:

@@ -1,4 +1,4 @@
-"""How are the processes of an instance started? `cloudsched up`, `serve`, `engine` and `agent`.
+"""How are the processes of an instance started? `cloudsched up`, `serve`, `engine`, and the agents.
 
 The programs themselves are imported when they are started; this module knows their options alone.
 """
@@ -18,9 +18,9 @@ _EPILOGS = {
 
 
 def configure(parser: argparse.ArgumentParser, name: str) -> None:
-    if name == "agent":
+    if name in ("agent", "logagent"):
         parser.add_help = False
-        parser.epilog = "cloudsched agent --help tells its own options."
+        parser.epilog = f"cloudsched {name} --help tells its own options."
         return
     parser.set_defaults(run=run_server)
     parser.epilog = _EPILOGS.get(name)
@@ -52,10 +52,10 @@ def run_server(args: argparse.Namespace) -> int:
     return int(start(args) or 0)
 
 
-def run_agent(words: list[str]) -> int:
-    """The agent reads its own arguments: on a node it is a program of its own."""
-    agent = importlib.import_module("cloudsched.agent")
-    return int(agent.agent_main(words) or 0)
+def run_agent(name: str, words: list[str]) -> int:
+    """An agent reads its own arguments: on a node it is a program of its own."""
+    start = getattr(importlib.import_module(f"cloudsched.{name}"), f"{name}_main")
+    return int(start(words) or 0)
 
 
 def flags(args: argparse.Namespace) -> dict[str, object]:

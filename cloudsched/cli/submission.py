@@ -64,6 +64,9 @@ def send(client: Client, work: Submission, *, must_name_batch: bool = False) -> 
     batches = {job.get("batch") for job in work.jobs}
     work.batch = batches.pop() if len(batches) == 1 else None
     parts = list(_requests(work.jobs))
+    if len(parts) > 1:  # one number is good for one request
+        for part in parts:
+            part[:] = [{name: value for name, value in job.items() if name != "batch_id"} for job in part]
     if len(parts) > 1 and _refers_inside(work.jobs):
         raise argparse.ArgumentTypeError(
             f'{len(work.jobs)} jobs that name each other by "#N" must fit one request (allowed: {MAX_JOBS} jobs, '
@@ -188,15 +191,24 @@ def local_paths(job: dict[str, Any]) -> dict[str, str]:
     return {str(name): str(path) for name, path in found.items()} if isinstance(found, dict) else {}
 
 
-def from_submit_file(path: str, overrides: dict[str, Any]) -> Submission:
+def names_cluster(path: str) -> bool:
+    """Does a submit file use `$(Cluster)` or `$(ClusterId)`, so that its number must be known first?"""
+    try:
+        return "$(cluster" in Path(path).read_text(encoding="utf-8", errors="replace").lower()
+    except OSError:
+        return False  # reading it properly says what is wrong
+
+
+def from_submit_file(path: str, overrides: dict[str, Any], *, cluster: int | None = None) -> Submission:
     """The jobs of an HTCondor submit description file; options of the command line win.
 
-    ArgumentTypeError: the file cannot be read or understood (file and line are named).
+    `cluster`: the reserved batch number, for files that use it. ArgumentTypeError: the file cannot be read or understood
+    (file and line are named).
     """
     from cloudsched.client.submit import SubmitError, read
 
     try:
-        found = read(path)
+        found = read(path, cluster=cluster or 1)
     except SubmitError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     for warning in found.warnings:
@@ -205,7 +217,7 @@ def from_submit_file(path: str, overrides: dict[str, Any]) -> Submission:
     for job, log in zip(found.jobs, found.logs, strict=True):
         outputs = job.get("outputs") or {}
         body = {name: value for name, value in job.items() if name != "outputs"}
-        body = {**body, **overrides}
+        body = {**body, **overrides, **({"batch_id": cluster} if cluster else {})}
         for merged in ("env", "attributes"):
             if merged in overrides:
                 body[merged] = {**job.get(merged, {}), **overrides[merged]}

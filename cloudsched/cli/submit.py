@@ -14,7 +14,7 @@ from cloudsched.cli import values
 from cloudsched.cli.commands import EXIT_OK, EXIT_USAGE, add_common
 from cloudsched.cli.problems import fail
 from cloudsched.cli.session import Session, open_session
-from cloudsched.cli.submission import Submission, from_submit_file, input_file, send
+from cloudsched.cli.submission import Submission, from_submit_file, input_file, names_cluster, send
 
 EPILOG = """\
 examples:
@@ -96,8 +96,8 @@ def run_submit(args: argparse.Namespace) -> int:
     problem = _wrong(args)
     if problem:
         return fail(problem, EXIT_USAGE)
-    work = _read(args)
     session = open_session(args)
+    work = _read(args, session)
     sent = send(session.client, work, must_name_batch=args.wait)
     if args.follow:
         return _follow(session, sent)
@@ -180,11 +180,12 @@ def _wrong(args: argparse.Namespace) -> str | None:
     return None
 
 
-def _read(args: argparse.Namespace) -> Submission:
+def _read(args: argparse.Namespace, session: Session) -> Submission:
     if isinstance(args.json_input, str):
         work = Submission([{**job, **fields(args)} for job in read_jobs(args.json_input)])
     elif args.file:
-        work = from_submit_file(args.file[0], fields(args))
+        cluster = int(session.client.create("/batches", {})["batch_id"]) if names_cluster(args.file[0]) else None
+        work = from_submit_file(args.file[0], fields(args), cluster=cluster)
     else:
         work = Submission(
             [{"command": args.job_command, **fields(args)} if args.job_command else fields(args)]

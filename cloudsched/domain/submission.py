@@ -75,6 +75,7 @@ class JobRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     attributes: dict[str, Any] = {}
     array: Array | None = None
     batch: Name = ""
+    batch_id: Annotated[int, Meta(ge=1, le=2**53)] | None = None
 
     def count(self) -> int:
         """How many jobs this request makes."""

@@ -95,7 +95,7 @@ def _rows(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int, at
         list[tuple[Any, ...]], list[tuple[int, int, str]], list[tuple[int, int, str, bytes]]]:
     defaults = job_defaults()
     first = jobs.allocate(tx, "job", total)
-    batch = jobs.allocate(tx, "batch", 1)
+    batch = _batch_number(tx, requests)
     epoch = int(at)
     rows: list[tuple[Any, ...]] = []
     needs: list[tuple[int, int, str]] = []
@@ -130,6 +130,25 @@ def _rows(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int, at
             files += [(number, 0, f"in/{name}", data) for name, data in contents]
             number += 1
     return rows, needs, files
+
+
+def reserve_batch(caller: Caller) -> int:
+    """A batch number for a submission to come, for names that carry it (`$(Cluster)` of submit files)."""
+    caller.require("submitter")
+    return write(lambda tx: jobs.allocate(tx, "batch", 1))
+
+
+def _batch_number(tx: Tx, requests: Sequence[JobRequest]) -> int:
+    """A new number, or the reserved one that all requests name."""
+    named = {request.batch_id for request in requests}
+    if named == {None}:
+        return jobs.allocate(tx, "batch", 1)
+    number = named.pop()
+    if named or number is None:
+        raise Invalid.at("batch_id", "differs between the jobs of one request", "the same reserved number")
+    if not jobs.batch_is_free(tx, number):
+        raise Invalid.at("batch_id", f"{number} was not reserved, or has jobs already", "a number from POST /batches")
+    return number
 
 
 def _check_order(requests: Sequence[JobRequest]) -> None:

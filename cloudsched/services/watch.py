@@ -5,6 +5,8 @@ One thread looks at the event sequence for all streams of the process; without s
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,13 +19,14 @@ from msgspec import Raw
 
 from cloudsched import clock
 from cloudsched.domain import moves
-from cloudsched.errors import CloudschedError, Unavailable
+from cloudsched.errors import Unavailable
 from cloudsched.services import health
 from cloudsched.services import jobs as job_service
 from cloudsched.store import events
-from cloudsched.store.db import current
+from cloudsched.store.db import Database, current
 from cloudsched.store.events import Event
 
+log = logging.getLogger(__name__)
 LOOK_S = 0.25
 HEARTBEAT_S = 15.0
 PAGE = 500
@@ -83,6 +86,7 @@ def follow(after: int | None, wanted: Filter, *, gone: Callable[[], bool] = lamb
 
     Ends when `gone()` says that nobody listens any more, or when the process stops.
     """
+    _look.attach()
     newest = events.last_id()
     position = newest if after is None else min(after, newest)
     if after is not None and after > newest:  # seen in another life of this database: a backup was restored
@@ -129,6 +133,13 @@ class _Look:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._waiting = 0
+        self._database: Database | None = None
+
+    def attach(self) -> None:
+        """What was seen of another database of this process says nothing of this one."""
+        with self._changed:
+            if self._database is not current():
+                self._database, self.seen = current(), 0
 
     def wait(self, position: int, most_s: float) -> None:
         """Until something newer than `position` was written, at most `most_s`."""
@@ -166,8 +177,11 @@ class _Look:
 def _newest() -> int | None:
     try:
         return events.last_id()
-    except (CloudschedError, RuntimeError):
-        return None  # the database is away: the streams say nothing until it is back
+    except Exception as error:  # the database is away: the streams say nothing until it is back
+        log.debug("the newest event is not known: %s", error)
+        with contextlib.suppress(Exception):
+            current().close_thread()
+        return None
 
 
 _look = _Look()

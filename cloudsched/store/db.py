@@ -51,16 +51,24 @@ def _pg_sql(sql: str) -> str:
 class Tx:
     """SQL on one connection. `?` marks parameters on both databases."""
 
-    __slots__ = ("_conn", "after", "pg")
+    __slots__ = ("_conn", "_on_lost", "after", "pg")
 
-    def __init__(self, conn: Any, *, pg: bool) -> None:
+    def __init__(self, conn: Any, *, pg: bool, on_lost: Callable[[Exception], Exception] | None = None) -> None:
         self._conn = conn
+        self._on_lost = on_lost
         self.pg = pg
         self.after: list[Callable[[], None]] = []
 
     def run(self, sql: str, args: Sequence[Any] = ()) -> Any:
         """Execute one statement; returns the cursor (iterate for rows; `.rowcount`)."""
-        return self._conn.execute(_pg_sql(sql) if self.pg else sql, args)
+        if not self.pg:
+            return self._conn.execute(sql, args)
+        try:
+            return self._conn.execute(_pg_sql(sql), args)
+        except _LOST as error:
+            if self._on_lost is None:
+                raise
+            raise self._on_lost(error) from error
 
     def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Execute one statement for each row of arguments."""
@@ -151,7 +159,12 @@ class Database:
     def read(self) -> Tx:
         """SQL outside a transaction on this thread's connection (inside `write`: that transaction)."""
         current: Tx | None = getattr(self._local, "tx", None)
-        return current or Tx(self._connection(), pg=self.pg)
+        return current or Tx(self._connection(), pg=self.pg, on_lost=self._lost)
+
+    def _lost(self, error: Exception) -> Exception:
+        """A read failed because the connection did: the next one opens a new one."""
+        self.close_thread()
+        return Unavailable(f"the database is away: {_first_line(error)}")
 
     @contextmanager
     def snapshot(self) -> Iterator[Tx]:

@@ -64,6 +64,12 @@ def allocate(tx: Tx, name: str, count: int) -> int:
     return int(last) - count + 1
 
 
+def batch_is_free(tx: Tx, number: int) -> bool:
+    """Was this batch number handed out, and has no job yet?"""
+    last = tx.value("SELECT value FROM counter WHERE name = 'batch'" + tx.lock_rows)
+    return number <= int(last) and tx.one("SELECT 1 FROM job WHERE batch_id = ? LIMIT 1", (number,)) is None
+
+
 def insert(tx: Tx, rows: Sequence[Row], *, at: float, actor: str) -> None:
     """Insert jobs given as tuples in the order of NEW_COLUMNS, with one event each."""
     tx.many(INSERT, rows)

@@ -248,7 +248,11 @@ class Instance:
             return False
 
     def agents(self) -> list[int]:
-        """Process ids of the agents of this instance."""
+        """Process ids of the machines of this instance: the guard above each agent leads a session."""
+        return [pid for pid in self.agent_processes() if _session(pid) == pid]
+
+    def agent_processes(self) -> list[int]:
+        """Guards and agents."""
         return sorted(pid for pid, line in self.marked().items() if " cloudsched.agent " in line)
 
     def machine_directories(self) -> list[Path]:
@@ -405,3 +409,10 @@ def _tail(path: Path) -> str:
         return "\n".join(path.read_text(errors="replace").splitlines()[-TAIL_LINES:])
     except OSError as error:
         return str(error)
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0

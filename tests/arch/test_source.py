@@ -55,8 +55,8 @@ def test_print_only_where_a_person_reads_it() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("path", modules("cloudsched/agent"), ids=_id)
-def test_the_agent_is_python_3_8(path: Path) -> None:
+@pytest.mark.parametrize("path", [*modules("cloudsched/agent"), *modules("cloudsched/logagent")], ids=_id)
+def test_the_agents_are_python_3_8(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     ast.parse(source, feature_version=(3, 8))
     if "->" in source:

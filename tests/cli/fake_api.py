@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 JOB_FIELDS = frozenset(
     [
-        "command", "kind", "name", "user", "env", "stdin", "vm_type", "cores", "memory_mb", "storage_gb",
+        "batch_id", "command", "kind", "name", "user", "env", "stdin", "vm_type", "cores", "memory_mb", "storage_gb",
         "gpus", "network", "priority", "time_limit_s", "max_retries", "backoff_s", "hold", "after_ok",
         "after_any", "input_files", "output_files", "targets", "image", "instance_type", "keep_alive_s",
         "high_priority", "vmtype_limit", "job_per_core", "maximum_price", "security_groups", "attributes",
@@ -144,6 +144,11 @@ def route(method: str, path: str, *params: str) -> Callable[[Call], Call]:
 @route("GET", "/")
 def _root(api: FakeApi, call: dict[str, Any]) -> Any:
     return {"name": "cloudsched", "version": api.answers.get("version", "0.1.0")}
+
+
+@route("POST", "/batches")
+def _reserve(api: FakeApi, call: dict[str, Any]) -> Any:
+    return 201, {"batch_id": 41}
 
 
 @route("POST", "/jobs")

@@ -54,7 +54,7 @@ def test_every_field_has_an_option(cli: Cli, api: FakeApi, tmp_path: Path, monke
         "depends_fail": "hold", "attributes": {"A": 7, "B": "text"}, "array": {"indices": [1, 2, 3]}, "stdin": "in",
         "input_files": [{"name": "in.txt", "size": 2, "content_base64": "aW4="}],
     }  # fmt: skip
-    assert set(body) == JOB_FIELDS
+    assert set(body) == JOB_FIELDS - {"batch_id"}  # that one is for submit files
 
 
 def test_an_idempotency_key_makes_a_retry_safe(cli: Cli, api: FakeApi) -> None:
@@ -217,6 +217,18 @@ def test_a_submit_file(cli: Cli, api: FakeApi, submit_file: Path) -> None:
     assert (job["memory_mb"], job["vm_type"], job["priority"]) == (256, "big", 9)
     assert job["input_files"][0]["mode"] == 0o755
     assert json.loads(job["attributes"]["cloudsched_local_paths"])["stdout"] == str(submit_file / "out.1")
+
+
+def test_the_cluster_of_a_submit_file_is_the_batch(cli: Cli, api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.sub").write_text(
+        "executable = /bin/echo\ntransfer_executable = false\narguments = $(Cluster).$(Process)\n"
+        "output = out.$(ClusterId).$(Process)\nqueue 2\n")
+    cli("submit", "job.sub")
+    body = _body(api)
+    assert [job["command"][1] for job in body["jobs"]] == ["41.0", "41.1"]
+    assert {job["batch_id"] for job in body["jobs"]} == {41}
+    assert "out.41.1" in str(body["jobs"][1]["attributes"])
 
 
 def test_waiting_for_a_submit_file_writes_its_outputs(cli: Cli, api: FakeApi, submit_file: Path) -> None:

@@ -74,7 +74,7 @@ def test_what_sheds_everything_ends_with_a_killed_agent(which: int) -> None:
         away = f"cd /; exec env -i setsid sh -c 'trap \"\" TERM; sleep 3600; : {instance.mark}'"
         number = instance.shell(f"({away}) > /dev/null 2>&1 & echo started; sleep 3600")
         instance.until(lambda: instance.output(number) == "started\n", "the job runs")
-        os.kill(sorted(instance.agents())[which], signal.SIGKILL)
+        os.kill(instance.agent_processes()[which], signal.SIGKILL)
         instance.until(lambda: instance.job(number)["attempt"] == 2, "the job is run again")
         instance.stop()
 
@@ -136,7 +136,7 @@ def _kill_worker(instance: Instance, chance: random.Random, engines: list[str]) 
 
 
 def _kill_agent(instance: Instance, chance: random.Random, engines: list[str]) -> None:
-    _kill(instance.agents(), chance)
+    _kill(instance.agent_processes(), chance)
 
 
 _KILL: dict[str, Callable[[Instance, random.Random, list[str]], None]] = {

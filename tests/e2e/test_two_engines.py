@@ -117,6 +117,7 @@ def _check_machines(instance: Instance) -> int:
     assert set(folders) <= known, f"machines without a row: {set(folders) - known}"
     counted = Counter(path.parent.name for path in instance.machine_directories())
     assert all(count <= 3 for count in counted.values()), counted
-    lines = Counter(line.split(" --name ")[1].split()[0] for line in instance.marked().values() if " cloudsched.agent " in line)
+    marked, guards = instance.marked(), instance.agents()
+    lines = Counter(marked[pid].split(" --name ")[1].split()[0] for pid in guards if pid in marked)
     assert max(lines.values(), default=1) == 1, f"two agents of one machine: {lines}"
     return len(folders)

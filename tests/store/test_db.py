@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 
+import psycopg
 import pytest
 
 from cloudsched.errors import Unavailable
@@ -148,4 +149,18 @@ def test_a_database_that_is_away_is_said_so(tmp_path: object) -> None:
     opened = db.open_database("postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(Unavailable, match="cannot be reached"):
         opened.write(lambda tx: None)
+    opened.close()
+
+
+@pytest.mark.postgres
+def test_a_connection_lost_between_two_reads_is_opened_again(pg_url: str) -> None:
+    opened = db.open_database(pg_url)
+    migrations.migrate(opened)
+    tx = opened.read()
+    backend = tx.value("SELECT pg_backend_pid()")
+    with psycopg.connect(pg_url, autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(%s)", (backend,))
+    with pytest.raises(Unavailable, match="away"):
+        tx.value("SELECT 1")
+    assert opened.read().value("SELECT 1") == 1
     opened.close()

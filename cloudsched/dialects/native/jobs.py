@@ -35,6 +35,12 @@ def submit_jobs() -> Any:
     raise HttpProblem(405, "this is answered before it comes here")  # hot.py; declared for the document
 
 
+@route(blueprint, "/batches", "POST", role="submitter", answer=schemas.Batch, status=201)
+def reserve_batch() -> Response:
+    """Reserve the batch number of a submission to come."""
+    return reply({"batch_id": jobs.reserve_batch(caller())}, 201)
+
+
 @route(blueprint, "/jobs", role="viewer", answer=schemas.page_of(schemas.Job))
 def list_jobs() -> Any:
     """List jobs, newest first."""

@@ -210,6 +210,7 @@ class JobBody(Strict):
     attributes = fields.Dict()
     array = fields.Nested(ArrayBody)
     batch = fields.String()
+    batch_id = fields.Integer(validate=validate.Range(1))
 
 
 class SubmitBody(JobBody):
@@ -219,6 +220,12 @@ class SubmitBody(JobBody):
 
 
 # answers
+
+
+class Batch(Schema):
+    """A number that one later submission may take as its `batch_id`."""
+
+    batch_id = fields.Integer(required=True)
 
 
 class Submitted(Schema):

@@ -249,3 +249,14 @@ def test_the_same_on_postgres(make_api: Callable[..., Any], database_url: str, c
     assert [api.post("/nodes/tokens", json={}, headers=headers).status_code for _ in range(2)] == [201, 201]
     for path in ("/readyz", "/metrics", "/nodes", "/events", "/clouds", "/keys", "/operations"):
         assert api.get(path).status_code == 200, path
+
+
+def test_a_reserved_batch_number_is_good_for_one_submission(api: Any) -> None:
+    reserved = api.post("/batches").json["batch_id"]
+    job = {"kind": "noop", "batch_id": reserved}
+    assert api.post("/jobs", json={"jobs": [job, {"kind": "noop"}]}).status_code == 400
+    made = api.post("/jobs", json={"jobs": [job, job]})
+    assert made.status_code == 201 and all(f"#{reserved}." in key for key in made.json["keys"])
+    assert "has jobs already" in api.post("/jobs", json=job).text
+    assert "was not reserved" in api.post("/jobs", json={**job, "batch_id": reserved + 99}).text
+    assert api.post("/jobs", json={"kind": "noop"}).json["key"].split("#")[1] != f"{reserved}.0"
