@@ -219,7 +219,9 @@ def test_a_submit_file(cli: Cli, api: FakeApi, submit_file: Path) -> None:
     assert json.loads(job["attributes"]["cloudsched_local_paths"])["stdout"] == str(submit_file / "out.1")
 
 
-def test_the_cluster_of_a_submit_file_is_the_batch(cli: Cli, api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cluster_of_a_submit_file_is_the_batch(
+    cli: Cli, api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "job.sub").write_text(
         "executable = /bin/echo\ntransfer_executable = false\narguments = $(Cluster).$(Process)\n"
