@@ -1,6 +1,6 @@
 """How many jobs per second, end to end? No-op and spawning jobs in batches of 100, and single submissions.
 
-Beside it, in the same run: a bare Flask route under the same gunicorn, and the same rows written by plain SQL.
+Beside it, in the same run: a bare Flask route under the same gunicorn, bare process creation, and rows written by plain SQL.
 Usage: python bench/throughput.py [JOBS]
 """
 
@@ -9,12 +9,13 @@ from __future__ import annotations
 import http.client
 import json
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 
-from common import Running, bare_server, free_port, show, wait_for  # noqa: F401
+from common import Running, bare_server, show, wait_for
 
 RUNS = 3
 
@@ -80,12 +81,30 @@ def plain_sql(count: int = 20_000) -> float:
         return count / (time.monotonic() - began)
 
 
+SPAWNER = """
+import os, sys
+for _ in range(int(sys.argv[1])):
+    os.waitpid(os.posix_spawn("/bin/true", ["/bin/true"], {}, setsid=True), 0)
+"""
+
+
+def bare_spawns(count: int = 800, processes: int = 2) -> float:
+    """The reference of the spawning jobs: that many processes a second started and reaped by bare loops on both cores."""
+    began = time.monotonic()
+    loops = [subprocess.Popen([sys.executable, "-c", SPAWNER, str(count)]) for _ in range(processes)]
+    for one in loops:
+        one.wait()
+    return processes * count / (time.monotonic() - began)
+
+
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     sql = [plain_sql() for _ in range(RUNS)]
     show("reference: plain SQL, batches of 100", sql, unit="jobs/s")
     with bare_server() as port:
         bare = [singles(port, 4000, path="/bare") for _ in range(RUNS)]
+    spawns = [bare_spawns() for _ in range(RUNS)]
+    show("reference: bare posix_spawn of /bin/true, 2 loops", spawns, unit="per s")
     show("reference: bare Flask POST, 16 connections", bare, unit="req/s")
     house = Running(slots=2)
     try:
@@ -94,7 +113,7 @@ def main() -> None:
              reference=sorted(sql)[RUNS // 2])
         show("jobs with one /bin/true each, end to end",
              [end_to_end(house, {"command": ["/bin/true"]}, count // 4) for _ in range(RUNS)], unit="jobs/s",
-             reference=sorted(sql)[RUNS // 2])
+             reference=sorted(spawns)[RUNS // 2])
         show("single submissions, 16 connections", [singles(house.port, 4000) for _ in range(RUNS)], unit="req/s",
              reference=sorted(bare)[RUNS // 2])
     finally:
