@@ -8,7 +8,7 @@ from collections.abc import Callable
 from cloudsched import clock
 from cloudsched.services import lifecycle, settling
 from cloudsched.settings import Settings
-from cloudsched.store import boots, events, jobs, nodes, system
+from cloudsched.store import answers, boots, events, jobs, nodes, system
 from cloudsched.store.db import Tx, read, write
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Upkeep:
         if kept.jobs.retention_days:
             _in_bites(lambda tx: jobs.forget(tx, at - kept.jobs.retention_days * DAY_S))
             _in_bites(lambda tx: boots.forget_nodes(tx, at - kept.jobs.retention_days * DAY_S))
-        write(lambda tx: system.forget_answers(tx, at - ANSWER_KEPT_S))
+        write(lambda tx: answers.forget(tx, at - ANSWER_KEPT_S))
         write(lambda tx: boots.forget_processes(tx, at - DAY_S))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import hmac
 import ipaddress
 import threading
 import time
@@ -189,11 +188,6 @@ def presented(request: Request) -> str:
         except (binascii.Error, ValueError):
             pass
     raise Unauthenticated("the Authorization header is neither 'Bearer KEY' nor Basic with the key as password")
-
-
-def same_secret(one: str, other: str) -> bool:
-    """Compare without telling by the time it takes where they differ."""
-    return hmac.compare_digest(one.encode(), other.encode())
 
 
 def _own_hosts(settings: Settings) -> frozenset[str]:

@@ -24,7 +24,7 @@ from cloudsched.services import waiters
 from cloudsched.services.caller import Caller
 from cloudsched.services.defaults import JobDefaults, job_defaults
 from cloudsched.services.settling import after_end
-from cloudsched.store import answers, events, jobs, shapes, system
+from cloudsched.store import answers, events, jobs, shapes
 from cloudsched.store.db import Tx, write
 from cloudsched.store.moves import move
 
@@ -78,7 +78,7 @@ def _submit(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int,
         jobs.append_output(tx, files)
     made = Submitted([row[0] for row in rows], [row[2] for row in rows])
     if idempotency is not None:
-        system.answer(tx, idempotency[0], status=201, body=_encode(made).decode())
+        answers.keep(tx, idempotency[0], status=201, body=_encode(made).decode())
     return made, Counter(row[10] for row in rows if row[11] == "queued")
 
 

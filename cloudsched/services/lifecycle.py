@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cloudsched.domain import moves
 from cloudsched.domain.scheduling.model import RETIRING
 from cloudsched.services import waiters
 from cloudsched.services.settling import redeliver
@@ -79,8 +78,3 @@ def give_up_jobs(tx: Tx, number: int, *, at: float, reason: str) -> list[int]:
     """Everything of the built-in queue a lost node held goes back there."""
     held = boots.held_jobs(tx, number)
     return redeliver(tx, held, at=at, reason=reason) if held else []
-
-
-def is_live(state: str) -> bool:
-    """May the node still become or be a running machine?"""
-    return state in moves.NODE_LIVE

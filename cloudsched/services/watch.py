@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -250,9 +249,3 @@ class Streams:
             yield
         finally:
             leave()
-
-
-def as_dict(event: Event) -> dict[str, Any]:
-    """A row as plain data."""
-    return {"id": event.id, "at": clock.rfc3339(event.at), "kind": event.kind, "subject_kind": event.subject_kind,
-            "subject_id": event.subject_id, "actor": event.actor, "data": msgspec.json.decode(event.data)}

@@ -1,6 +1,7 @@
-"""How are answers to POSTs with an Idempotency-Key kept, when the work is not one transaction?
+"""How are answers to POSTs with an Idempotency-Key kept?
 
-Reserved first, filled in afterwards; a reservation whose process died can be taken over.
+Reserved first, filled in afterwards: in the transaction of the work, or, when the work is not one transaction, in one of its
+own; then a reservation whose process died can be taken over.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ def reserve(tx: Tx, key: str, digest: str, *, at: float, abandoned_before: float
 def keep(tx: Tx, key: str, *, status: int, body: str) -> None:
     """Keep the answer."""
     tx.run("UPDATE idempotency SET status = ?, body = ? WHERE key = ?", (status, body, key))
+
+
+def forget(tx: Tx, before: float) -> int:
+    """Drop answers older than `before`; returns how many."""
+    return int(tx.run("DELETE FROM idempotency WHERE at < ?", (before,)).rowcount)
 
 
 def drop(tx: Tx, key: str) -> None:

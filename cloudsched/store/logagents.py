@@ -15,7 +15,6 @@ from cloudsched.store.moves import move
 CLOUD = "log-agents"
 KIND = "Agent"
 COUNTER = "log_agents"
-_IDS_AT_ONCE = 500
 
 
 class Row(NamedTuple):
@@ -55,16 +54,6 @@ def by_url(tx: Tx, url: str) -> Row | None:
     """One agent by its URL."""
     row = tx.one(f"{_SELECT} WHERE a.url = ?", (url,))
     return Row(*row) if row else None
-
-
-def by_ids(ids: Sequence[int]) -> dict[int, Row]:
-    """Agents by their numbers; those that are gone are missing."""
-    found: dict[int, Row] = {}
-    for start in range(0, len(ids), _IDS_AT_ONCE):
-        part = tuple(ids[start:start + _IDS_AT_ONCE])
-        marks = ", ".join("?" * len(part))
-        found |= {row[0]: Row(*row) for row in read().all(f"{_SELECT} WHERE a.id IN ({marks})", part)}
-    return found
 
 
 def seen() -> list[tuple[int, float]]:

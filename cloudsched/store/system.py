@@ -121,27 +121,6 @@ def has_keys() -> bool:
     return bool(read().value("SELECT count(*) FROM api_key WHERE revoked_at IS NULL"))
 
 
-# idempotent answers
-
-
-def remember(tx: Tx, key: str, digest: str, *, at: float) -> Row | None:
-    """Reserve an idempotency key in the caller's transaction; the earlier (digest, status, body) when it was used."""
-    earlier = tx.one("SELECT digest, status, body FROM idempotency WHERE key = ?" + tx.lock_rows, (key,))
-    if earlier is None:
-        tx.run("INSERT INTO idempotency (key, digest, at) VALUES (?, ?, ?)", (key, digest, at))
-    return earlier
-
-
-def answer(tx: Tx, key: str, *, status: int, body: str) -> None:
-    """Keep the answer beside its key, in the transaction that did the work."""
-    tx.run("UPDATE idempotency SET status = ?, body = ? WHERE key = ?", (status, body, key))
-
-
-def forget_answers(tx: Tx, before: float) -> int:
-    """Drop old answers."""
-    return int(tx.run("DELETE FROM idempotency WHERE at < ?", (before,)).rowcount)
-
-
 # slots of an external batch system
 
 
