@@ -175,6 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:  # said, as servers do: else the next caller may meet a connection that is just closing
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
