@@ -56,6 +56,39 @@ make_venv() {
     printf '%s\n' "$wanted" > "$stamp.new" && mv "$stamp.new" "$stamp"
 }
 
+# ensure_moto: EC2 over HTTP for the tests, in an environment of its own (docs/dependencies.md says why). 1 when it cannot be had.
+ensure_moto() {
+    moto="$here/.venv-moto"
+    wanted_moto="$here $(cksum < "$here/.ci/moto.txt")"
+    [ "$(cat "$moto/.installed" 2> /dev/null)" = "$wanted_moto" ] && return 0
+    rm -rf "$moto"
+    python=$(find_python) || return 1
+    echo "Installing moto into .venv-moto (the first time only) ..." >&2
+    "$python" -m venv "$moto" > "$here/.venv.log" 2>&1 \
+        && PIP_DISABLE_PIP_VERSION_CHECK=1 "$moto/bin/python" -m pip install --quiet --no-cache-dir --no-input \
+            -r "$here/.ci/moto.txt" > "$here/.venv.log" 2>&1 || { tail -n 3 "$here/.venv.log" >&2; return 1; }
+    rm -f "$here/.venv.log"
+    printf '%s\n' "$wanted_moto" > "$moto/.installed"
+}
+
+# ensure_packages: Debian packages that the tests of real engines need, when we may install them; else says what is skipped.
+ensure_packages() {
+    missing=""
+    for pair in sshd:openssh-server ssh:openssh-client slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client munged:munge \
+        ip:iproute2 java:openjdk-17-jre-headless; do
+        PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" > /dev/null || missing="$missing ${pair#*:}"
+    done
+    [ -z "$missing" ] && return 0
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
+        echo "Not installed:$missing. The tests that need them are skipped (install them, or run this as root on Debian)." >&2
+        return 0
+    fi
+    echo "Installing Debian packages for the tests of real engines:$missing ..." >&2
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing; } \
+        > "$here/.venv.log" 2>&1 || { tail -n 3 "$here/.venv.log" >&2; echo "The tests that need them are skipped." >&2; }
+    rm -f "$here/.venv.log"
+}
+
 find_python() {
     for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python3.14 python3; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then

@@ -14,6 +14,13 @@ Factory = Callable[[Place], Driver]
 _MODULES: dict[str, tuple[str, str]] = {
     "Local": ("cloudsched.drivers.local", "make"),
     "Fake": ("cloudsched.drivers.fake", "make"),
+    "SSH": ("cloudsched.drivers.ssh", "make"),
+    "Slurm": ("cloudsched.drivers.slurm", "make"),
+    "Kubernetes": ("cloudsched.drivers.kubernetes", "make"),
+    "AmazonEC2": ("cloudsched.drivers.ec2", "make"),
+    "OpenStack": ("cloudsched.drivers.ec2", "make"),
+    "Eucalyptus": ("cloudsched.drivers.ec2", "make"),
+    "OpenStackNative": ("cloudsched.drivers.openstack", "make"),
 }
 _factories: dict[str, Factory] = {}
 
