@@ -31,7 +31,21 @@ DESTROY = "destroy"
 LIST = "list"
 PRICES = "prices"
 CONSOLE = "console"
-CAPABILITIES = frozenset({BOOT, DESTROY, LIST, PRICES, CONSOLE})
+BATCH = "batch"
+NODES = "nodes"
+DRAIN = "drain"
+TYPES = "types"  # `types()`: the sizes of machine that can be had
+SPOT = "spot"  # machines at the price of the day, taken away when others pay more
+RUN = "run"  # commands on the hosts themselves
+FACTS = "facts"
+PING = "ping"
+FILES = "files"
+APPLY = "apply"  # manifests become objects, and go again
+WATCH = "watch"
+LOGS = "logs"
+USAGE = "usage"  # what is used, where it is measured
+CAPABILITIES = frozenset({BOOT, DESTROY, LIST, PRICES, CONSOLE, BATCH, NODES, DRAIN, TYPES, SPOT, RUN, FACTS, PING, FILES,
+                          APPLY, WATCH, LOGS, USAGE})
 
 
 class DriverError(CloudschedError):
@@ -69,6 +83,8 @@ class Wanted:
     slots: int = 1
     user_data: str = field(default="", repr=False)
     labels: Mapping[str, str] = field(default_factory=dict)
+    key_name: str = ""
+    max_price: float = 0.0  # of an hour; above 0: a spot machine that costs no more
 
 
 @dataclass(frozen=True, slots=True)
