@@ -2,7 +2,7 @@
 
 Over kept connections, one client process beside the server: 1. a gunicorn application that does nothing, 2. a bare Flask
 route, 3. heartbeats of known agents, 4. the list of all agents; then one connection per heartbeat, as the original's agents do
-it; then the time of `GET status` to AGENTS simulated agents that each take 0.5 s.
+it; then the time of `GET status` to AGENTS simulated agents that each take 0.5 s, beside a bare loop that asks the same.
 Usage: python bench/logkit.py [AGENTS [SECONDS]]
 """
 
@@ -175,8 +175,31 @@ def play_agents(count: int, pipe: object) -> None:
     asyncio.run(run())
 
 
-def fan_out(port: int, count: int) -> list[float]:
-    """Seconds of `GET status` to `count` agents."""
+def ask_all(agents: list[int]) -> float:
+    """Seconds until all of them have answered a program that does nothing else: what this machine gives at this moment."""
+    asked = request(b"GET", b"/logkit/status")
+    began, poll, open_ = time.perf_counter(), select.epoll(), {}
+    for port in agents:
+        one = socket.socket()
+        one.setblocking(False)
+        one.connect_ex(("127.0.0.1", port))
+        poll.register(one, select.EPOLLOUT)
+        open_[one.fileno()] = one
+    while open_:
+        for number, happened in poll.poll():
+            if happened & select.EPOLLOUT:
+                open_[number].send(asked)
+                poll.modify(number, select.EPOLLIN)
+            else:
+                assert open_[number].recv(65536).startswith(b"HTTP/1.1 200")
+                poll.unregister(number)
+                open_.pop(number).close()
+    poll.close()
+    return time.perf_counter() - began
+
+
+def fan_out(port: int, count: int) -> tuple[list[float], list[float]]:
+    """Seconds of `GET status` to `count` agents, and of a bare program that asks them in turn with it."""
     here, there = multiprocessing.Pipe()
     process = multiprocessing.Process(target=play_agents, args=(count, there), daemon=True)
     process.start()
@@ -184,8 +207,9 @@ def fan_out(port: int, count: int) -> list[float]:
     bodies = [request(b"POST", b"/logkit/cluster/register", b'{"url":"http://127.0.0.1:%d","tag":"sim"}' % one) for one in agents]
     while len(json.loads(get(port, "/logkit/cluster/slaves?tag=sim")[1])) < count:
         rate(port, lambda number: bodies[number % count], most=count + 2 * CONNECTIONS, seconds=60)
-    times = []
+    times, bare = [], []
     for _ in range(ROUNDS):
+        bare.append(ask_all(agents))
         began = time.perf_counter()
         status, raw = get(port, "/logkit/cluster/status?tag=sim")
         times.append(time.perf_counter() - began)
@@ -194,7 +218,7 @@ def fan_out(port: int, count: int) -> list[float]:
         assert all(entry["status"] for entry in found.values()), next(e for e in found.values() if not e["status"])
     process.terminate()
     process.join()
-    return times
+    return times, bare
 
 
 def main() -> None:
@@ -217,7 +241,11 @@ def main() -> None:
         show("heartbeats, a connection each", [short_rate(port, SECONDS) for _ in range(ROUNDS)], unit="1/s", reference=reference)
         asked = request(b"GET", b"/logkit/cluster/slaves?tag=first")
         show(f"lists of {AGENTS} agents", [rate(port, lambda _: asked) for _ in range(ROUNDS)], unit="1/s", reference=reference)
-        show(f"status of {AGENTS} agents that take {ANSWER_S} s", fan_out(port, AGENTS), unit="s")
+        times, bare = fan_out(port, AGENTS)
+        show(f"{AGENTS} agents that take {ANSWER_S} s, asked by a bare loop", [1000 * one for one in bare], unit="ms")
+        reference = 1000 * sorted(bare)[len(bare) // 2]
+        show(f"status of {AGENTS} agents that take {ANSWER_S} s", [1000 * one for one in times], unit="ms", reference=reference)
+        print(f"at most allowed: {1000 * (2 * ANSWER_S + 1):,.0f} ms; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
 
 if __name__ == "__main__":

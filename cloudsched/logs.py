@@ -77,6 +77,13 @@ def set_level(word: str) -> None:
         logging.getLogger(name).setLevel(level)
 
 
+def set_max_size(max_bytes: int) -> None:
+    """The size at which the log file of this process is rotated from now on (0: never)."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _LogFile):
+            handler._max_bytes = max_bytes
+
+
 def level() -> str:
     """The level in force, as a word."""
     return logging.getLevelName(logging.getLogger(_OURS[0]).getEffectiveLevel())

@@ -72,7 +72,7 @@ class Tasks(_Part):
     def submit_many(self, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
         """Submit many at once, all or none; each as `submit` takes it (`task_type`, `payload`, ...). Returns their ids."""
         found = self._transport.call("POST", "/tasks/batch", body={"tasks": [dict(task) for task in tasks]})
-        return [str(task["task_id"]) for task in found["tasks"]]
+        return [str(task_id) for task_id in found["task_ids"]]
 
     def list(self, status: str | None = None, *, device_id: str | None = None, task_type: str | None = None,
              since: str | float | None = None, limit: int | None = None) -> list[Json]:

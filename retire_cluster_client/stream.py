@@ -47,8 +47,7 @@ def events(transport: Transport, params: Mapping[str, Any], *, last_id: str | No
 def _read(answer: requests.Response) -> Iterator[tuple[str | None, dict[str, Any]]]:
     number: str | None = None
     lines: list[str] = []
-    for raw in answer.iter_lines(chunk_size=1):
-        line = raw.decode("utf-8", "replace")
+    for line in _lines(answer):
         if not line:
             found = _event(lines)
             if found is not None:
@@ -60,6 +59,16 @@ def _read(answer: requests.Response) -> Iterator[tuple[str | None, dict[str, Any
             lines.append(line[5:].removeprefix(" "))
         elif line.startswith("id:"):
             number = line[3:].strip()
+
+
+def _lines(answer: requests.Response) -> Iterator[str]:
+    """Whole lines, as soon as they are there. (`iter_lines` takes CR LF for two ends when it reads small pieces.)"""
+    rest = b""
+    for piece in answer.iter_content(chunk_size=1):
+        rest += piece
+        while b"\n" in rest:
+            line, _, rest = rest.partition(b"\n")
+            yield line.removesuffix(b"\r").decode("utf-8", "replace")
 
 
 def _event(lines: list[str]) -> dict[str, Any] | None:

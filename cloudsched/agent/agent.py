@@ -13,8 +13,22 @@ import sys
 import time
 from collections import deque
 
+from cloudsched.agent import (
+    beside,
+    guard,
+    home,
+    jobs,
+    lines,
+    log,
+    logs,
+    privileges,
+    processes,
+    profile,
+    side,
+    tasks,
+    transfer,
+)
 from cloudsched.agent import book as books
-from cloudsched.agent import guard, home, jobs, lines, log, privileges, processes, profile, transfer
 from cloudsched.agent import options as command_line
 from cloudsched.agent.book import Book
 from cloudsched.agent.runner import Runner
@@ -31,7 +45,6 @@ if TYPE_CHECKING:
     from cloudsched.agent.jobs import Job
 
 STREAM_S = 1.0
-METRICS_S = 30.0
 MAX_BACKOFF_S = 15.0
 QUIET_S = 0.5  # nothing began or ended for so long: a poll that only listens is worth opening
 STOP_GRACE_S = 0.5
@@ -43,20 +56,27 @@ TRANSFER_LINES = 4
 DRAIN_PAUSE_S = 2.0  # between two looks while we drain: the server does not hold those
 FULL_PAUSE_S = 1.0  # between two looks at a server that holds no more requests
 
-EXIT_OK, EXIT_LOST, EXIT_USAGE = 0, 1, 2
+EXIT_OK, EXIT_LOST, EXIT_USAGE, EXIT_UPGRADED = 0, 1, 2, 75
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until told to stop. Status: 0 told so or the node is gone, 1 server lost, 2 cannot start at all."""
     options = command_line.parse(argv)
     log.set_level(options.log_level)
+    if options.test:
+        measured = profile.measure(".", override={"slots": options.slots}, tags=options.tags)
+        return EXIT_OK if side.shown_profile(options, _facts(options, measured)) else EXIT_LOST
     own = os.getpid()
-    return guard.guarded(lambda: _run(options, own))
+    start_beside = lambda: beside.run(options.work_dir, options.run_as, guard=own)  # noqa: E731
+    status = guard.guarded(lambda asks: _run(options, own, asks), beside=start_beside)
+    if status == EXIT_UPGRADED and os.getpid() == own:
+        side.again()
+    return status
 
 
-def _run(options: argparse.Namespace, guard_pid: int) -> int:
+def _run(options: argparse.Namespace, guard_pid: int, asks: int) -> int:
     try:
-        agent = Agent(options)
+        agent = Agent(options, asks)
         guard.end_with_guard(guard_pid)
     except KeyboardInterrupt:  # stopped before there was anything to clean up
         return EXIT_OK
@@ -69,7 +89,7 @@ def _run(options: argparse.Namespace, guard_pid: int) -> int:
 class Agent:
     """One node's agent."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, asks: int = guard.NO_GUARD) -> None:
         work = options.work_dir
         os.makedirs(work, 0o700, exist_ok=True)
         self._lock = home.lock(work)
@@ -82,7 +102,8 @@ class Agent:
         self._scratch.clear()
         self._captures = Captures(os.path.join(work, "capture"))
         override = {name: getattr(options, name) for name in ("cores", "memory_mb", "storage_gb", "slots")}
-        facts = profile.measure(work, override=override, tags=options.tags)
+        facts = _facts(options, profile.measure(work, override=override, tags=options.tags))
+        self._side = side.Side(options, facts)
         self._session = Session(
             work, server=options.server, token=options.token, name=options.name, profile=facts
         )
@@ -95,11 +116,13 @@ class Agent:
         self._poll_line = lines.Line("poll", options.address, self._post)
         self._pool = lines.Pool(TRANSFER_LINES, options.address, self._post)
         self._transfer = transfer.Transfer(self._session.headers, lambda: self._stopping)
+        self._logs = logs.Logs(work, options.server, post=self._post, headers=self._session.headers, asks=asks)
         self._runner: Runner | None = None
         self._subreaper = False
         self._exit: int | None = None
         self._stopping = False
         self._leaving = False  # SIGTERM: end when nothing is in hand
+        self._over = False  # the machine is no node any more
         self._joining = False
         self._failures = 0
         self._retry_at = 0.0
@@ -109,7 +132,6 @@ class Agent:
         self._early = 0  # polls answered empty before their time, in a row
         self._poll_at = 0.0
         self._max_wait_s = 30.0
-        self._metrics_at = 0.0
         self._streams_at = 0.0
         self._server_goal = books.RUN
 
@@ -141,6 +163,8 @@ class Agent:
         if runner.busy:
             runner.step()
         self._start_waiting()
+        self._logs.step(now, runner.running.values())
+        self._side.look(now, len(runner.running))
         if runner.running and now >= self._streams_at:
             self._streams_at = now + STREAM_S
             for job in list(runner.running.values()):
@@ -155,6 +179,7 @@ class Agent:
         due = 5.0
         if self._runner is not None and self._runner.busy:
             due = min(due, self._runner.next_due_s(now))
+        due = min(due, self._logs.due_s(now, self._runner is not None and self._runner.running))
         if not (self._report_line.busy or self._poll_line.busy) or self._book.unsent:
             due = min(due, max(0.0, self._retry_at - now) if self._retry_at > now else 1.0)
         report_s = self._book.report_due_s(now)
@@ -213,6 +238,7 @@ class Agent:
         log.say("info", "goal", goal=goal)
         self._book.goal = goal
         if goal == books.STOP:
+            self._over = True
             self._stop("the server says stop")
         elif goal == books.DRAIN:
             self._book.give_back_waiting()
@@ -248,7 +274,20 @@ class Agent:
             return
         done = self._leaving or (self._early and not self._report_line.busy)
         if done and self._book.idle and not busy:
-            self._exit = EXIT_OK
+            self._exit = self._upgraded() if self._side.upgrade else EXIT_OK
+
+    def _upgraded(self) -> int | None:
+        """The new version is in its place; or not, and we go on as we are."""
+        assert self._side.upgrade
+        try:
+            side.fetch(self._options.server, self._side.upgrade["sha256"])
+        except OSError as error:
+            log.say("error", "the upgrade failed", error=str(error))
+            self._side.upgrade = {}
+            self._leaving = False
+            self._set_goal(books.RUN)
+            return None
+        return EXIT_UPGRADED
 
     def _clean_up(self) -> None:
         signal.set_wakeup_fd(-1)
@@ -256,6 +295,7 @@ class Agent:
         self._pool.abandon()
         if self._runner is not None:
             home.kill_leftovers(self._mark, self._options.work_dir)
+        self._logs.close(self._book.in_hand.values(), for_good=self._over)
         self._scratch.clear()
         self._captures.close()
         log.say("info", "agent ends", status=self._exit)
@@ -267,11 +307,13 @@ class Agent:
             job = self._book.next_to_start()
             if job is None:
                 return
+            if job.fault is None:
+                tasks.prepare(job, self._side.rules, self._side.facts)
             if job.fault is not None:
                 job.verdict = ("failed", job.fault)
                 job.started = job.ended = time.monotonic()
                 self._ended(job)
-            elif job.kind == "noop":
+            elif job.instant:
                 job.started = job.ended = time.monotonic()
                 job.exit_code = 0
                 self._ended(job)
@@ -281,7 +323,7 @@ class Agent:
     def _prepare(self, job: Job) -> None:
         try:
             job.scratch = self._scratch.take(job.label)
-            job.captured = self._captures.take()
+            job.captured = self._logs.take(job) or self._captures.take()
         except OSError as error:
             job.verdict = ("failed", "cannot start: no scratch directory: %s" % error.strerror)
             job.started = job.ended = time.monotonic()
@@ -360,8 +402,10 @@ class Agent:
 
     def _complete(self, job: Job) -> None:
         self._book.finish(job, _result(job))
+        self._side.forget(job)
         if job.captured is not None:
-            self._captures.give_back(job.captured)
+            if not self._logs.ended(job):
+                self._captures.give_back(job.captured)
             job.captured = None
         if job.scratch is not None:
             self._scratch.give_back(job.scratch)
@@ -403,7 +447,7 @@ class Agent:
 
     def _report_due(self, now: float) -> bool:
         due_s = self._book.report_due_s(now)
-        if due_s is not None and due_s <= 0:
+        if (due_s is not None and due_s <= 0) or self._side.urgent or self._side.due(now):
             return True
         return not self._poll_line.busy and now - self._heard > self._session.heartbeat_s
 
@@ -434,9 +478,7 @@ class Agent:
         )
 
     def _with_metrics(self, body: dict[str, Any], now: float) -> None:
-        if now >= self._metrics_at:
-            self._metrics_at = now + METRICS_S
-            body["metrics"] = profile.metrics(self._options.work_dir)
+        self._side.extend(body, now, () if self._runner is None else list(self._runner.running.values()))
 
     def _reported(self, result: Any) -> None:
         if isinstance(result, Exception):
@@ -487,16 +529,21 @@ class Agent:
                 self._max_wait_s = float(wait_s)
             else:  # it cannot hold requests now
                 self._poll_at = time.monotonic() + FULL_PAUSE_S * random.uniform(0.5, 1.0)  # noqa: S311
+        pinged = self._side.heed(answer)
+        if self._side.upgrade and not self._leaving:
+            self._leaving = True  # as when asked to leave; then main() starts the new version
+            self._set_goal(books.DRAIN)
         goal = answer.get("goal")
         changed = goal in (books.RUN, books.DRAIN, books.STOP) and goal != self._server_goal
         if changed:
             self._server_goal = str(goal)
             self._set_goal(self._server_goal)
-        return bool(given or dropped or changed)
+        return bool(given or dropped or changed or pinged)
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, Gone):
             self._session.forget()
+            self._over = True
             self._stop("the node is gone")
             self._failures += 1
             return
@@ -533,6 +580,9 @@ class Agent:
         self._joining = False
         if isinstance(result, Gone):
             self._session.forget()
+            self._over = True
+            if self._runner is None:  # what an earlier life left is still the server's
+                self._logs.remembered()
             self._stop("the node is gone")
             self._failures += 1
             self._exit = EXIT_OK if self._runner is None else None
@@ -543,6 +593,7 @@ class Agent:
                 self._exit = EXIT_USAGE
                 return
             log.say("info", "the token is used up: goes on with the secret of the last start")
+            self._logs.remembered()
         elif isinstance(result, Exception):
             self._back_off(result)
             return
@@ -550,10 +601,11 @@ class Agent:
             self._session.welcome(result)
             self._heard = time.monotonic()
             self._failures = 0
+            self._logs.told(result.get("logs"))
             log.say("info", "joined", node=self._session.name, node_id=self._session.node_id)
         if self._runner is None:
             self._runner = Runner(
-                self._launcher(), self._ended, grace_s=self._options.grace, subreaper=self._subreaper
+                self._launcher(), self._ended, grace_s=self._options.grace, subreaper=self._subreaper, spared=self._logs.pids
             )
 
     def _launcher(self) -> Launcher:
@@ -578,8 +630,20 @@ def _result(job: Job) -> dict[str, Any]:
         "ran_s": round(job.ended - (job.started or job.ended), 6),
         "cpu_s": job.cpu_s,
         "max_rss_mb": job.max_rss_mb,
-        "result": None,
+        "result": None if job.payload is None else tasks.result(job),
     }
+
+
+def _facts(options: argparse.Namespace, measured: dict[str, Any]) -> dict[str, Any]:
+    """The profile of this agent: as a device it says more of itself."""
+    measured["kinds"] = list(options.rules.kinds)
+    if not options.device:
+        return measured
+    from cloudsched.agent import device  # loaded where a device needs it
+
+
+    return device.describe(measured, options.work_dir, device_id=options.device_id, role=options.role, kinds=options.rules.kinds,
+                           tags=options.tags, interval_s=options.heartbeat_interval or 60)
 
 
 def _why_failed(job: Job) -> str:

@@ -83,7 +83,7 @@ class Book:
         if not self.waiting:
             return None
         job = self.waiting[0]
-        if job.fault is None and job.kind != "noop" and not self._fits(job):
+        if job.fault is None and not job.instant and not self._fits(job):
             return None
         self.waiting.popleft()
         self._occupy(job, 1)
@@ -237,7 +237,7 @@ class Book:
     def _refuse_too_big(self, job: Job) -> None:
         for name, unit in (("cores", "cores"), ("memory_mb", "MB of memory"), ("storage_gb", "GB of storage")):
             asked, have = getattr(job, name), getattr(self, name)
-            if asked > have and job.fault is None and job.kind != "noop":
+            if asked > have and job.fault is None and not job.instant:
                 job.fault = "cannot start: it asks for %g %s, this node has %g" % (asked, unit, have)
 
     def _fits(self, job: Job) -> bool:
@@ -249,7 +249,7 @@ class Book:
         )
 
     def _occupy(self, job: Job, sign: int) -> None:
-        if job.fault is not None or job.kind == "noop":
+        if job.fault is not None or job.instant:
             return
         self._used += sign
         self._free_cores -= sign * job.cores

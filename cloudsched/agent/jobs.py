@@ -34,10 +34,12 @@ class Job:
     """One attempt; times are of the monotonic clock."""
 
     __slots__ = (
+        "answer",
         "argv",
         "attempt",
         "batch",
         "captured",
+        "checkpoint",
         "cores",
         "cpu_s",
         "cut",
@@ -51,9 +53,11 @@ class Job:
         "key",
         "kill_at",
         "kind",
+        "logged",
         "max_rss_mb",
         "memory_mb",
         "outputs",
+        "payload",
         "phase",
         "pid",
         "received",
@@ -84,6 +88,9 @@ class Job:
         self.time_limit_s: float | None = None
         self.inputs: list[dict[str, Any]] = []
         self.outputs: list[str] = []
+        self.payload: dict[str, Any] | None = None  # of a task (tasks.py); None: a batch job
+        self.checkpoint: Any = None  # how far an earlier attempt came, as it said
+        self.answer: dict[str, Any] | None = None  # of a task that was answered on the spot
         self.fault: str | None = None
         self.batch: Batch | None = None
         self.phase = WAITING
@@ -96,6 +103,7 @@ class Job:
         self.sent = [0, 0]
         self.cut = [False, False]  # the server takes no more of that stream
         self.streaming = False
+        self.logged: list[int] | None = None  # collected so far of each stream; None: its output is not collected
         self.tell_start = False
         self.storage_seen = 0.0
         self.verdict: tuple[str, str | None] | None = None  # state and reason decided before the process ended
@@ -105,6 +113,11 @@ class Job:
         self.signal: int | None = None
         self.cpu_s: float | None = None
         self.max_rss_mb: int | None = None
+
+    @property
+    def instant(self) -> bool:
+        """Does it need no room, because it is over at once?"""
+        return self.kind in ("noop", "echo", "system_info")
 
     @property
     def label(self) -> str:
@@ -135,8 +148,15 @@ def _fill(job: Job, spec: dict[str, Any]) -> None:
     job.storage_gb = float(spec.get("storage_gb") or 0)
     if job.kind == "noop":
         return
+    limit = spec.get("time_limit_s")
+    job.time_limit_s = None if limit is None else float(limit)
     if job.kind != "command":
-        raise ValueError("kind %r is not run here (allowed: command, noop)" % (job.kind,))
+        job.payload = spec.get("payload") or {}
+        if not isinstance(job.kind, str) or not isinstance(job.payload, dict):
+            raise ValueError("a task is a kind and a payload")
+        job.checkpoint = spec.get("checkpoint")
+        job.env = _environment(spec)
+        return
     job.argv = _strings(spec.get("command"), "command")
     if not job.argv:
         raise ValueError("command is empty")
@@ -144,8 +164,6 @@ def _fill(job: Job, spec: dict[str, Any]) -> None:
     job.stdin = spec.get("stdin")
     if job.stdin is not None and not isinstance(job.stdin, str):
         raise ValueError("stdin is not text")
-    limit = spec.get("time_limit_s")
-    job.time_limit_s = None if limit is None else float(limit)
     job.outputs = [checked_name(name.rstrip("/")) for name in _strings(spec.get("output_files") or [], "output_files")]
     job.inputs = spec.get("input_files") or []
     for one in job.inputs:

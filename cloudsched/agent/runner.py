@@ -29,7 +29,8 @@ class Runner:
     """Runs jobs; `on_end(job)` is called when the last of its processes is dead."""
 
     def __init__(
-        self, launcher: Launcher, on_end: Callable[[Job], None], *, grace_s: float = 5.0, subreaper: bool = False
+        self, launcher: Launcher, on_end: Callable[[Job], None], *, grace_s: float = 5.0, subreaper: bool = False,
+        spared: set[int] | None = None,
     ) -> None:
         self.running: dict[int, Job] = {}
         self._ending: list[Job] = []
@@ -37,6 +38,7 @@ class Runner:
         self._on_end = on_end
         self._grace_s = grace_s
         self._subreaper = subreaper
+        self._spared = set() if spared is None else spared  # children of ours that are no job's
         self._sampled = time.monotonic()
 
     @property
@@ -99,7 +101,7 @@ class Runner:
         return max(0.0, due - now)
 
     def _reap(self) -> None:
-        ended = []
+        ended: list[Job] = []
         childless = False
         while True:
             try:
@@ -108,6 +110,7 @@ class Runner:
                 childless = self._subreaper
                 break
             if not pid:
+                childless = self._subreaper and bool(self._spared and ended) and self._only_spared()
                 break
             job = self.running.pop(pid, None)
             if job is None:
@@ -124,6 +127,9 @@ class Runner:
             _kill_group(job.pid, signal.SIGKILL)  # while it has a member, its number is not given to others
         self._ending += ended
 
+    def _only_spared(self) -> bool:
+        return not self.running and processes.LINUX and self._spared.issuperset(processes.children(os.getpid()))
+
     def _sweep(self) -> None:
         """Tell the end of jobs that have no process left, kill what the others have."""
         owners = self._kill_leftovers() if processes.LINUX else set()
@@ -139,7 +145,7 @@ class Runner:
         current = {job.key for job in self.running.values()}
         owners: set[tuple[int, int] | None] = set()
         for child in processes.children(os.getpid()):
-            if child in self.running or processes.start_time(child) is None:
+            if child in self.running or child in self._spared or processes.start_time(child) is None:
                 continue
             owner = _owner(child) or self._owner_by_traces(child)
             if owner in current or (owner is None and self._may_be_of_running(child)):
@@ -200,9 +206,15 @@ class Runner:
                 self.kill(job, ("failed", "memory limit"), grace_s=0)
         if job.storage_gb and now - job.storage_seen >= STORAGE_SAMPLE_S and job.scratch is not None:
             job.storage_seen = now
-            used = scratch.used_bytes(job.scratch) + sum(os.fstat(one).st_size for one in job.captured or ())
+            used = scratch.used_bytes(job.scratch) + sum(_used_bytes(job, one) for one in job.captured or ())
             if used > job.storage_gb * 1e9:
                 self.kill(job, ("failed", "storage limit"), grace_s=0)
+
+
+def _used_bytes(job: Job, handle: int) -> int:
+    """Of a stream that is collected, some may be given back to the disk already."""
+    state = os.fstat(handle)
+    return state.st_size if job.logged is None else min(state.st_size, state.st_blocks * 512)
 
 
 def _note_end(job: Job, status: int) -> None:

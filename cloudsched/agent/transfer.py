@@ -12,7 +12,7 @@ import random
 import time
 from urllib.parse import quote
 
-from cloudsched.agent import log, scratch
+from cloudsched.agent import log, scratch, spool
 from cloudsched.agent.wire import Unreachable
 
 TYPE_CHECKING = False
@@ -95,7 +95,7 @@ class Transfer:
             if self._limit is not None and job.sent[number] > self._limit:
                 job.cut[number] = True  # the server has its fill and says so to whoever reads it
             if job.cut[number]:
-                os.ftruncate(handle, 0)  # it is opened for appending: what comes starts at 0 again
+                _give_back(job, number)
                 return
             piece = os.pread(handle, PIECE_BYTES, job.sent[number])
             if not piece:
@@ -210,6 +210,15 @@ def rest_text(job: Job, number: int) -> str:
     if job.captured is None or job.cut[number] or not is_small(job, number):
         return ""
     return _rest(job, number).decode("utf-8")
+
+
+def _give_back(job: Job, number: int) -> None:
+    """Nobody needs what was written so far of a stream that is cut; what is to be collected stays until it was."""
+    assert job.captured is not None
+    if job.logged is None:
+        os.ftruncate(job.captured[number], 0)  # it is opened for appending: what comes starts at 0 again
+    else:
+        spool.give_back(job.captured[number], job.logged[number])
 
 
 def _rest(job: Job, number: int) -> bytes:

@@ -3,6 +3,9 @@
 An application may have a `quick`: bytes of a request in, its answer out, or None, and then nothing has been read yet and the
 request takes the usual way. It must not wait for anything. Connections to such a listener wait in the loop from the start,
 so that thousands of short ones do not pass through threads either.
+
+Or it has a `later`: that takes a request, or None, and calls back with the answer from a thread of its own, for many requests
+at once; meanwhile the connection rests.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ SEND_LIMIT_S = 30.0
 ACCEPTED_AT_ONCE = 64
 _AGAIN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 Quick = Callable[[bytes], "tuple[int, bytes, bool] | None"]
+Later = Callable[[bytes, str, Callable[[bytes, bool], None]], "int | None"]
 
 
 class QuickWorker(ThreadWorker):  # type: ignore[misc]
@@ -59,12 +63,16 @@ class QuickWorker(ThreadWorker):  # type: ignore[misc]
         """Was the request on this connection answered (or the connection closed by its other side)?"""
         if not self.alive or (conn.parser is not None and conn.parser.unreader.buf.getbuffer().nbytes):
             return False
-        quick: Quick | None = self.wsgi.quick_for(str(conn.server[1]), conn.client[0])
-        if quick is None:
+        port = str(conn.server[1])
+        later = self.wsgi.later_for(port)
+        quick: Quick | None = None if later else self.wsgi.quick_for(port, conn.client[0])
+        if quick is None and later is None:
             return False
         try:
             raw = client.recv(PEEK, socket.MSG_PEEK)
-            found = quick(raw) if raw else None
+            if later is not None:
+                return bool(raw) and self._taken(later, raw, conn, client, waiting)
+            found = quick(raw) if raw and quick else None
             if found is None:
                 return False
             taken, answer, keep = found
@@ -77,13 +85,39 @@ class QuickWorker(ThreadWorker):  # type: ignore[misc]
             return True
         if sent < len(answer):
             self._leave(conn, client, waiting)
-            future = self.tpool.submit(_send_rest, client, answer[sent:])
-            future.add_done_callback(lambda done: self.method_queue.defer(self._sent, conn, keep, done))
+            self._send_rest(conn, answer[sent:], keep)
         elif keep:
             self._stay(conn, client, waiting)
         else:
             self._drop(conn, client, waiting)
         return True
+
+    def _taken(self, later: Later, raw: bytes, conn: Any, client: Any, waiting: Any) -> bool:
+        """Is the request answered later? Then its connection is not looked at until it is."""
+        taken = later(raw, conn.client[0], lambda answer, keep: self.method_queue.defer(self._answer_later, conn, answer, keep))
+        if taken is None:
+            return False
+        client.recv(taken)
+        self._leave(conn, client, waiting)
+        return True
+
+    def _answer_later(self, conn: Any, answer: bytes, keep: bool) -> None:
+        try:
+            sent = conn.sock.send(answer)
+        except OSError as error:
+            if error.errno not in _AGAIN:
+                self.nr_conns -= 1
+                conn.close()
+                return
+            sent = 0
+        if sent < len(answer):
+            self._send_rest(conn, answer[sent:], keep)
+        else:
+            self._back(conn, keep and self.alive)
+
+    def _send_rest(self, conn: Any, rest: bytes, keep: bool) -> None:
+        future = self.tpool.submit(_send_rest, conn.sock, rest)
+        future.add_done_callback(lambda done: self.method_queue.defer(self._sent, conn, keep, done))
 
     def _stay(self, conn: Any, client: Any, waiting: Any) -> None:
         """The connection waits for its next request. The list is in the order of time limits: it is put behind others only
@@ -111,11 +145,15 @@ class QuickWorker(ThreadWorker):  # type: ignore[misc]
 
     def _sent(self, conn: Any, keep: bool, done: Any) -> None:
         """A long answer has gone out on a thread: back into the loop."""
-        if not keep or done.exception() is not None or not self.alive:
+        conn.sock.setblocking(False)
+        self._back(conn, keep and done.exception() is None and self.alive)
+
+    def _back(self, conn: Any, keep: bool) -> None:
+        """The connection waits for its next request, or is closed."""
+        if not keep:
             self.nr_conns -= 1
             conn.close()
             return
-        conn.sock.setblocking(False)
         self._keep(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
 

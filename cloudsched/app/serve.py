@@ -13,15 +13,15 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 
 from cloudsched import clock
-from cloudsched.app import start
-from cloudsched.app.quick import QuickWorker
+from cloudsched.app import native_tcp, start
+from cloudsched.app.streaming import StreamWorker
 from cloudsched.settings import Settings, keys_always
 
 log = logging.getLogger(__name__)
 SERVER_FILE = "server.json"
 
 
-class Worker(QuickWorker):
+class Worker(StreamWorker):
     """A thread worker whose held requests (long polls, streams) end at once when it is told to stop."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -55,6 +55,7 @@ def _let_go() -> None:
 
     waiters.stop()
     watch.stop()
+    native_tcp.stop()
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -76,7 +77,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 def _options(settings: Settings) -> dict[str, Any]:
     return {
-        "bind": [_address(item.host, item.port) for item in settings.listeners()],
+        "bind": [_address(item.host, item.port) for item in settings.http_listeners()],
         "workers": settings.web.workers, "threads": settings.web.threads, "worker_class": Worker,
         "worker_connections": 10_000, "keepalive": 75, "graceful_timeout": int(settings.web.shutdown_grace_s), "timeout": 120,
         "worker_tmp_dir": settings.state.dir, "control_socket_disable": True, "forwarded_allow_ips": "", "http_parser": "python",
@@ -96,10 +97,11 @@ def _ready(settings: Settings) -> None:
     from cloudsched.store.db import write
 
     start.follow_log_level()
+    native_tcp.start(settings)
     write(lambda tx: system.put_setting(tx, "serving_since", str(clock.now())))
     path = os.path.join(settings.state.dir, SERVER_FILE)
     found = {"native_url": settings.local_url, "pid": os.getppid(),
-             "listeners": {item.name: f"http://{_address(item.host, item.port)}" for item in settings.listeners()}}
+             "listeners": {item.name: f"{item.protocol}://{_address(item.host, item.port)}" for item in settings.listeners()}}
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(found, file, indent=1)
     os.replace(path + ".new", path)
@@ -113,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
     start.prepare(settings)
     _make_first_key(settings)
     _close()
+    if not native_tcp.bind(settings):
+        return 1
     try:
         Server(settings).run()
     except SystemExit as end:

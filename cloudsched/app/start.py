@@ -41,7 +41,7 @@ def _leave_out_postgres() -> None:
 
 def prepare(found: Settings, *, migrate: bool = True) -> None:
     """Open the database of this process and tell the services what they need to know."""
-    from cloudsched.services import defaults, snapshot, waiters
+    from cloudsched.services import defaults, fleet_config, fleet_health, registering, snapshot, waiters
     from cloudsched.services.agent_rules import rules
     from cloudsched.store import db, migrations
 
@@ -52,6 +52,10 @@ def prepare(found: Settings, *, migrate: bool = True) -> None:
     if migrate:
         migrations.migrate(database)
     snapshot.configure(found)
+    fleet_config.configure(found)
+    registering.configure(found)
+    fleet_health.configure(found)
+    fleet_config.apply_logging()
     defaults.set_job_defaults(defaults.from_settings(found))
     rules.lease_s = found.agent.lease_s
     rules.heartbeat_s = found.agent.heartbeat_s
@@ -70,7 +74,7 @@ def make_state_dir(found: Settings) -> None:
 
 def follow_log_level(every_s: float = 5.0) -> None:
     """A level changed in one process holds in all of them a little later (a daemon thread)."""
-    from cloudsched.services import pool_switches
+    from cloudsched.services import fleet_config, pool_switches
     from cloudsched.store import db
 
     def follow() -> None:
@@ -79,6 +83,7 @@ def follow_log_level(every_s: float = 5.0) -> None:
             time.sleep(every_s)
             try:
                 wanted = pool_switches.kept_log_level()
+                fleet_config.apply_logging()
             except Unavailable:
                 continue
             if wanted and wanted != known:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 from cloudsched.errors import Unavailable
@@ -14,26 +15,47 @@ log = logging.getLogger(__name__)
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+Later = Callable[[bytes, str, Callable[[bytes, bool], None]], "int | None"]
 Fence = frozenset[Any]
 NATIVE: Fence = frozenset({"checks by itself"})
+# Their own code looks at address and size, so that refusals have their own shape.
+CHECK_THEMSELVES = ("native", "retire_cluster")
+# Agents may knock at any port of HTTP that they were given: these paths are the native application's there too.
+AGENT_PATHS = ("/api/v2/agent/", "/agent.pyz")
 
 
 def make(settings: Settings) -> Application:
     """All listeners of this process: the port tells the dialect, the address whether it may speak to us."""
-    from cloudsched.dialects import cloud_scheduler, logkit, native
+    from cloudsched.dialects import cloud_scheduler, logkit, native, retire_cluster
+
+    @cache
+    def native_app() -> Application:
+        return native.make_app(settings)
 
     makers: dict[str, Callable[[Settings], Application]] = {
         "cloud_scheduler_info": cloud_scheduler.info_app,
         "cloud_scheduler_admin": lambda found: cloud_scheduler.admin_app(found, wait_limit_s=found.web.operation_wait_s),
-        "native": native.make_app,
+        "native": lambda _: native_app(),
         "logkit": logkit.make_app,
+        "retire_cluster": lambda found: _with_agents(retire_cluster.make_app(found), native_app()),
     }
     answers: dict[str, tuple[Application, Fence]] = {}
-    for listener in settings.listeners():
+    for listener in settings.http_listeners():
         networks = getattr(settings.access, f"{listener.dialect}_networks")
-        fenced = NATIVE if listener.dialect == "native" else _parsed(networks)
+        fenced = NATIVE if listener.dialect in CHECK_THEMSELVES else _parsed(networks)
         answers[str(listener.port)] = (makers[listener.name](settings), fenced)
     return _Front(answers, max_body=settings.web.max_body_mb << 20)
+
+
+def _with_agents(application: Application, agents: Application) -> Application:
+    """The application, where agents are answered as well."""
+
+    def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        chosen = agents if environ.get("PATH_INFO", "").startswith(AGENT_PATHS) else application
+        return chosen(environ, start_response)
+
+    answer.later = getattr(agents, "later", None)  # type: ignore[attr-defined]
+    return answer
 
 
 class _Front:
@@ -69,6 +91,11 @@ class _Front:
         """Does the application on this port have quick answers (see app/quick.py)?"""
         found = self._answers.get(port)
         return found is not None and getattr(found[0], "quick", None) is not None
+
+    def later_for(self, port: str) -> Later | None:
+        """Who takes requests on this port that are answered later; it looks at the caller's address itself."""
+        found = self._answers.get(port)
+        return getattr(found[0], "later", None) if found is not None else None
 
     def quick_for(self, port: str, address: str) -> Callable[[bytes], tuple[int, bytes, bool] | None] | None:
         """Who gives quick answers on this port, to a caller that may have them."""

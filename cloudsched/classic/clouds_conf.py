@@ -176,8 +176,8 @@ def raw_sections(path: str | Path) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def is_hidden(key: str) -> bool:
-    """Is the value of this lower-case key left out of listings?"""
-    return key in HIDDEN_KEYS or bool(_LOOKS_SECRET.search(key))
+    """Is the value of this lower-case key left out of listings? `password@host` is the password of one host."""
+    return key in HIDDEN_KEYS or bool(_LOOKS_SECRET.search(key.partition("@")[0]))
 
 
 def _read_section(section: Section, file: str) -> tuple[CloudConf | None, list[Problem]]:

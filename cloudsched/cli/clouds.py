@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cloudsched.cli import place_actions
 from cloudsched.cli.commands import EXIT_FAILED, EXIT_OK, EXIT_USAGE, add_action, add_actions
 from cloudsched.cli.problems import fail
 from cloudsched.cli.session import Listing, Session, add_watch, confirm, for_each, open_session, show_list
@@ -60,6 +61,7 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
         ("verify", run_verify, "try clouds and their credentials"),
     ):
         _add_names(add_action(actions, name, run, text))
+    place_actions.configure(actions)
 
 
 def run_list(args: argparse.Namespace) -> int:

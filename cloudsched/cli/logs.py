@@ -6,14 +6,15 @@ import argparse
 import json
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cloudsched.cli.commands import EXIT_FAILED, EXIT_OK, add_action, add_actions
+from cloudsched.cli.commands import EXIT_FAILED, EXIT_OK, EXIT_USAGE, add_action, add_actions
 from cloudsched.cli.problems import fail
 from cloudsched.cli.session import Listing, Session, add_watch, confirm, for_each, open_session, show_list
 from cloudsched.cli.table import Column
-from cloudsched.cli.values import duration_s, positive, show_duration, show_time, whole
+from cloudsched.cli.values import duration_s, positive, show_clock, show_duration, show_time, whole
 
 _COLOURS = {
     "ok": "green",
@@ -89,6 +90,7 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
     ):
         _ids(add_action(actions, name, run_agent_change, text), "AGENT", "numbers of log agents")
 
+    _show(actions)
     runners = add_action(actions, "runners", run_runners, "list runners: what is wanted where, and how far it has come")
     runners.add_argument("--tag", metavar="TAG", help="those of this tag")
     runners.add_argument("--name", metavar="NAME", help="those of this name")
@@ -124,6 +126,17 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
     back = add_action(actions, "back", run_back, "want an earlier configuration of a runner again, at once")
     back.add_argument("id", type=whole, metavar="RUNNER", help="number of a runner")
     back.add_argument("generation", type=positive, metavar="N", help="number of the configuration")
+
+
+def _show(actions: Any) -> None:
+    show = add_action(actions, "show", run_show, "what a node or a job has written, also when the machine is gone")
+    show.add_argument("subject", nargs="?", metavar="NODE|JOB", help="name of a node; number or key of a job; node:ID, job:ID")
+    show.add_argument("--job", metavar="ID", help="of this job alone")
+    show.add_argument("--follow", "-f", action="store_true", help="go on with what comes; of a job until it has ended")
+    show.add_argument("--since", metavar="TIME", help="what came since then: 10m, 2h, or 2026-01-31T12:00:00Z")
+    show.add_argument("--tail", type=whole, metavar="N", help="the last N (at most 1000)")
+    show.add_argument("--stream", choices=("stdout", "stderr", "agent"), help="this one alone")
+    show.add_argument("--attempt", type=positive, metavar="N", help="of this attempt alone")
 
 
 def _rollout(actions: Any) -> None:
@@ -173,6 +186,25 @@ def run_agent_change(args: argparse.Namespace) -> int:
         return _said(session, found, f"{found['url']}: {'managed by hand' if found['by_hand'] else 'managed here'}")
 
     return for_each(args.ids, change)
+
+
+def run_show(args: argparse.Namespace) -> int:
+    path, job = _subject(args)
+    if not path:
+        return fail("name a node or a job: cloudsched logs show NODE|JOB", EXIT_USAGE)
+    since = _since(args.since)
+    if since == "":
+        return fail(f"--since {args.since}: allowed are 10m, 2h, or 2026-01-31T12:00:00Z", EXIT_USAGE)
+    session = open_session(args)
+    params = {"since": since, "tail": args.tail, "stream": args.stream, "attempt": args.attempt, "job": job}
+    one_job = path.startswith("/jobs/")
+    records = session.client.records(path, **params) if args.follow else session.client.items(path, **params)
+    for record in records:
+        if session.screen.as_json:
+            session.screen.json_line(record)
+        else:
+            _print_record(session, record, plain=one_job)
+    return EXIT_OK
 
 
 def run_runners(args: argparse.Namespace) -> int:
@@ -345,6 +377,48 @@ def rollout_row(one: dict[str, Any]) -> list[str]:
 
 
 # parts
+
+
+def _subject(args: argparse.Namespace) -> tuple[str, str | None]:
+    """(path of the collected logs, job filter). Digits, or a key with its `#`, are a job; everything else is a node."""
+    from cloudsched.client.http import segment
+
+    given, job = args.subject, args.job
+    if given is None:
+        return (f"/jobs/{segment(job)}/logs", None) if job else ("", None)
+    kind, sign, rest = given.partition(":")
+    if sign and kind in ("node", "job"):
+        given = rest
+    else:
+        kind = "job" if not job and (given.isdigit() or "#" in given) else "node"
+    return (f"/jobs/{segment(given)}/logs", None) if kind == "job" else (f"/nodes/{segment(given)}/logs", job)
+
+
+def _since(text: str | None) -> str | None:
+    """As the API takes it; None when nothing was given, empty when it is no time."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.now(UTC) - timedelta(seconds=duration_s(text))
+    except (argparse.ArgumentTypeError, ValueError):
+        try:
+            moment = datetime.fromisoformat(text).astimezone(UTC)
+        except (ValueError, OverflowError):
+            return ""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _print_record(session: Session, record: dict[str, Any], *, plain: bool) -> None:
+    """Of one job as it was written; of a node with time and origin."""
+    line = record["line"] if isinstance(record.get("line"), str) else json.dumps(record, ensure_ascii=False)
+    if plain:
+        out = sys.stderr if record.get("stream") == "stderr" else sys.stdout
+        print(line, file=out, flush=out is sys.stderr)
+        return
+    origin = record.get("stream") or "-"
+    if record.get("job") is not None:
+        origin = f"{record['job']}/{record.get('attempt', 1)} {origin}"
+    session.screen.line(f"{show_clock(record.get('time') or record.get('received_at'))}  {origin:<12}  {line}")
 
 
 def _ids(parser: argparse.ArgumentParser, name: str, text: str) -> None:

@@ -46,6 +46,7 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
     add_watch(shown)
 
     _add_ids(add_action(actions, "show", run_show, "everything about nodes"))
+    _add_ids(add_action(actions, "upgrade", run_upgrade, "have agents replace themselves by the one the server has"))
     for name, run, text in (
         ("drain", run_drain, "let nodes finish what runs and take no more"),
         ("resume", run_resume, "let drained nodes take jobs again"),
@@ -91,6 +92,20 @@ def run_show(args: argparse.Namespace) -> int:
 
 def run_drain(args: argparse.Namespace) -> int:
     return _wish(args, "drain")
+
+
+def run_upgrade(args: argparse.Namespace) -> int:
+    session = open_session(args)
+
+    def ask(node: str) -> int:
+        answer = session.client.create(f"{node_path(node)}/upgrade", {})
+        if args.as_json:
+            session.screen.json_line({"node": node, **answer})
+        else:
+            session.screen.line(f"{node}: goes to version {answer['version']} when its jobs are done")
+        return EXIT_OK
+
+    return for_each(args.ids, ask)
 
 
 def run_resume(args: argparse.Namespace) -> int:

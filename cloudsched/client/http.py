@@ -175,6 +175,26 @@ class Client:
             finally:
                 connection.close()
 
+    def records(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
+        """Records of collected logs as they come, until the server ends it; resumed where a connection broke."""
+        deadline: float | None = None
+        while True:
+            connection, response = self._open(path, {**params, "follow": 1}, {"Accept": "application/x-ndjson"})
+            try:
+                while line := response.readline():
+                    deadline = None
+                    if line.strip():
+                        record = json.loads(line)
+                        params["cursor"] = record.pop("cursor")
+                        yield record
+                return
+            except TimeoutError:
+                continue
+            except (*_BROKEN, ValueError) as error:
+                deadline = self._pause_or_raise(deadline, error)
+            finally:
+                connection.close()
+
     def download(self, path: str, file: BinaryIO, **params: Any) -> int:
         """GET `path` into `file`; the number of bytes. ServerAway when the answer was cut."""
         connection, response = self._open(path, params, {"Accept": "*/*"})

@@ -16,9 +16,12 @@ Name = Annotated[str, Meta(max_length=200)]
 Reference = int | str
 
 MAX_BATCH = 10_000
+PAYLOAD_MAX = 1 << 18
+BATCH = ("command", "noop")
 MAX_ARRAY = 100_000
 # As the agent takes names: relative, every part a name of its own.
 _UNSAFE_NAME = re.compile(r"^[/~]|(^|/)\.{0,2}(/|$)|\x00")
+_KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*\Z")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -38,11 +41,28 @@ class Array(msgspec.Struct, forbid_unknown_fields=True):
     indices: Annotated[list[Annotated[int, Meta(ge=0, le=1_000_000_000)]], Meta(min_length=1, max_length=MAX_ARRAY)] | None = None
 
 
+class Wants(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a job asks of a machine beside its room (domain/scheduling/model.Require). Only machines that are there count:
+    nothing is booted for a job that asks."""
+
+    os: Annotated[str, Meta(max_length=100)] = ""
+    role: Annotated[str, Meta(max_length=100)] = ""
+    tags: Annotated[list[Name], Meta(max_length=100)] = []
+    gpu: bool = False
+    internet: bool = False
+    node: int | Name | None = None
+    min_cores: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    min_memory_mb: Count = 0
+    min_storage_gb: Annotated[float, Meta(ge=0, le=1e9)] = 0
+
+
 class JobRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One job as asked for. Units: MB, GB, seconds. See docs/design/native-api.md."""
 
     command: Annotated[list[Annotated[str, Meta(max_length=131_072)]], Meta(max_length=1000)] = []
-    kind: Literal["command", "noop"] = "command"
+    kind: Annotated[str, Meta(min_length=1, max_length=100)] = "command"
+    payload: dict[str, Any] | None = None
+    require: Wants | None = None
     name: Name = ""
     user: Annotated[str, Meta(max_length=100)] | None = None
     env: dict[str, Annotated[str, Meta(max_length=131_072)]] = {}
@@ -76,6 +96,11 @@ class JobRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     array: Array | None = None
     batch: Name = ""
     batch_id: Annotated[int, Meta(ge=1, le=2**53)] | None = None
+
+    @property
+    def is_batch(self) -> bool:
+        """Is it work for the batch queue (a command, or nothing), and not a task of some type?"""
+        return self.kind in BATCH
 
     def count(self) -> int:
         """How many jobs this request makes."""
@@ -143,6 +168,8 @@ def invalid(error: msgspec.ValidationError) -> Invalid:
 def check(job: JobRequest, prefix: str = "") -> list[FieldError]:
     """What types alone cannot say."""
     problems = []
+    if not job.is_batch or job.payload is not None:
+        problems += _check_task(job, prefix)
     if job.kind == "command" and not job.command:
         problems.append(FieldError(prefix + "command", "is missing", "a list of at least one string"))
     if job.command and not job.command[0]:
@@ -168,4 +195,18 @@ def check(job: JobRequest, prefix: str = "") -> list[FieldError]:
         problems.append(FieldError(prefix + "array", "give size or indices, one of them"))
     if job.user is not None and not job.user.strip():
         problems.append(FieldError(prefix + "user", "is empty"))
+    return problems
+
+
+def _check_task(job: JobRequest, prefix: str) -> list[FieldError]:
+    """Members of jobs that are no commands."""
+    problems = []
+    if not _KIND.match(job.kind):
+        problems.append(FieldError(prefix + "kind", f"{job.kind[:40]!r} is no kind of job", "letters, digits and _ . : -"))
+    if job.is_batch:
+        problems.append(FieldError(prefix + "payload", f"a job of kind {job.kind} takes none", "command, env, stdin"))
+    elif job.payload is not None and len(msgspec.json.encode(job.payload)) > PAYLOAD_MAX:
+        problems.append(FieldError(prefix + "payload", "is too large", f"at most {PAYLOAD_MAX >> 10} KiB as JSON"))
+    if job.command and not job.is_batch:
+        problems.append(FieldError(prefix + "command", f"a job of kind {job.kind} takes none", "payload"))
     return problems

@@ -33,13 +33,13 @@ class Workers:
     """Claims requested nodes to boot and stopping nodes to destroy, each with its own threads."""
 
     def __init__(self, places: Places, *, holder: str, boot_threads: int, destroy_threads: int, ban_file: str = "",
-                 lease_s: float = LEASE_S) -> None:
+                 user_data_dir: str = "", lease_s: float = LEASE_S) -> None:
         self.places = places
         self.holder = holder
         self._lease_s = lease_s
         self._limits = {"boot": boot_threads, "destroy": destroy_threads}
         self._work: dict[str, Callable[[Node], None]] = {
-            "boot": Booter(places, holder=holder, ban_file=ban_file).boot, "destroy": self.destroy}
+            "boot": Booter(places, holder=holder, ban_file=ban_file, user_data_dir=user_data_dir).boot, "destroy": self.destroy}
         self._pools = {kind: ThreadPoolExecutor(most, thread_name_prefix=kind) for kind, most in self._limits.items()}
         self._held: dict[str, dict[int, float]] = {kind: {} for kind in KINDS}
         self._lock = threading.Lock()

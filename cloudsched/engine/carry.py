@@ -23,10 +23,11 @@ from cloudsched.engine.loops import assert_lead
 from cloudsched.engine.places import Places
 from cloudsched.engine.pool import SOURCE, ExternalPool
 from cloudsched.engine.requests import Rooms, request_node
-from cloudsched.services import lifecycle, snapshot
+from cloudsched.services import lifecycle, machines, snapshot
+from cloudsched.services.snapshot import AGENT_KIND
 from cloudsched.store import boots as kept
-from cloudsched.store import clouds, jobs, nodes, picture, shapes, system
-from cloudsched.store.db import Tx, read, write
+from cloudsched.store import clouds, jobs, nodes, shapes, system
+from cloudsched.store.db import Tx, write
 from cloudsched.store.moves import move
 
 log = logging.getLogger(__name__)
@@ -211,6 +212,6 @@ def _hold_built_in(tx: Tx, hold: Hold, now: float) -> None:
 
 def _joined_takes(shape: Shape) -> bool:
     """Is there a machine that came by itself and may run such a job, whatever the clouds can do?"""
-    machines = (admission.Machine(user, vm_type, cores, memory_mb, storage_gb, frozenset({cloud}))
-                for user, vm_type, cores, memory_mb, storage_gb, cloud in picture.joined_machines(read()))
-    return any(admission.admits(machine, shape) for machine in machines)
+    own = {cloud.id for cloud in clouds.all_clouds(removed=True) if cloud.kind == AGENT_KIND}
+    return any(admission.admits(machine, shape) for row, _, machine in machines.here()
+               if row.cloud_id in own and row.state == "running" and row.goal == "run")

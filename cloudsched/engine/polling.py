@@ -29,12 +29,16 @@ ASKED_AT_ONCE = 16
 
 
 class Poller:
-    """Asks every cloud once a cycle, each on its own thread; remembers stray machines between sweeps."""
+    """Asks every cloud once a cycle, each on its own thread; remembers stray machines between sweeps, and when it asked.
+
+    A driver with a `poll_pause_s` (state of a machine -> seconds) is asked only when one of its machines is due (7.4).
+    """
 
     def __init__(self, places: Places) -> None:
         self.places = places
         self._strays: dict[tuple[int, str], int] = {}
         self._asked: dict[int, Future[None]] = {}
+        self._asked_at: dict[int, float] = {}  # a restart begins with asking all
         self._threads = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="poll")
 
     def tick(self) -> None:
@@ -43,7 +47,7 @@ class Poller:
         for node in nodes.live():
             live.setdefault(node.cloud_id, []).append(node)
         due = [(cloud, driver) for cloud, driver in self.places.usable()
-               if (live.get(cloud.id) or cloud.error_since is not None) and not self._is_asked(cloud)]
+               if not self._is_asked(cloud) and self._is_due(cloud, driver, live.get(cloud.id, []))]
         if len(due) == 1 and not self._asked:
             self._poll(*due[0], live.get(due[0][0].id, []))
             return
@@ -60,6 +64,15 @@ class Poller:
         future = self._asked.get(cloud.id)
         return future is not None and not future.done()
 
+    def _is_due(self, cloud: Cloud, driver: Driver, known: list[Node]) -> bool:
+        if cloud.error_since is not None:
+            return True
+        pauses: Mapping[str, float] = getattr(driver, "poll_pause_s", None) or {}
+        if not pauses:
+            return bool(known)
+        passed_s = clock.now() - self._asked_at.get(cloud.id, 0.0)
+        return any(passed_s >= pauses.get(node.status, 0.0) for node in known if node.state in ("starting", "running"))
+
     def _on_thread(self, cloud: Cloud, driver: Driver, known: list[Node]) -> None:
         try:
             self._poll(cloud, driver, known)
@@ -72,6 +85,7 @@ class Poller:
                 current().close_thread()
 
     def _poll(self, cloud: Cloud, driver: Driver, known: list[Node]) -> None:
+        self._asked_at[cloud.id] = clock.now()
         seen = _ask(cloud, driver)
         if seen is None:
             return
@@ -110,8 +124,8 @@ def _ask(cloud: Cloud, driver: Driver) -> Mapping[str, Machine] | None:
     try:
         machines = {machine.name: machine for machine in driver.machines()}
     except Exception as error:
-        if isinstance(error, CloudschedError):
-            log.warning("%s: %s", cloud.name, error)
+        if isinstance(error, CloudschedError):  # told once, not with every poll of an outage
+            log.log(logging.DEBUG if cloud.error_text else logging.WARNING, "%s: %s", cloud.name, error)
         else:
             log.exception("%s", cloud.name)
         note_unreachable(cloud, str(error) or type(error).__name__)

@@ -28,7 +28,7 @@ class Rooms:
         self._left: dict[str, tuple[Cloud, list[float]] | None] = {}
 
     def take(self, name: str, shape: Shape) -> Cloud | None:
-        """The cloud, charged with one node of the shape; None when it is off, gone, full or among those left `out`."""
+        """The cloud, charged with one node of the shape; None when it is off, gone, out of reach, full or left `out`."""
         if name not in self._left:
             self._left[name] = self._look(name)
         found = self._left[name]
@@ -40,8 +40,8 @@ class Rooms:
 
     def _look(self, name: str) -> tuple[Cloud, list[float]] | None:
         cloud = None if name in self._out else clouds.by_name(name)
-        if cloud is None or not cloud.enabled:
-            return None
+        if cloud is None or not cloud.enabled or (cloud.error_since is not None and cloud.error_text):
+            return None  # the poller asks one that is out of reach in each cycle, and says when it answers
         limits = (cloud.max_slots, cloud.memory_mb, cloud.storage_gb)
         used = kept.used(self._tx, cloud.id)
         left = [float("inf") if limit < 0 else limit - taken for limit, taken in zip(limits[1:], used[1:], strict=True)]

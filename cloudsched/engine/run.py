@@ -9,6 +9,8 @@ import time
 from cloudsched import clock
 from cloudsched.engine.boots import LEASE_S, Workers
 from cloudsched.engine.carry import CLEANUP, SCHEDULER, SchedulingJob
+from cloudsched.engine.devices import INTERVAL_S as DEVICES_S
+from cloudsched.engine.devices import DeviceLoop
 from cloudsched.engine.loops import Loop, Runner
 from cloudsched.engine.places import Places
 from cloudsched.engine.polling import Poller
@@ -41,9 +43,11 @@ class Engine:
         self.poller = Poller(self.places)
         self.upkeep = Upkeep(settings)
         self.runners = RunnerLoop(settings)
+        self.fleet = DeviceLoop(settings)
         self.workers = Workers(self.places, holder=self.holder, boot_threads=settings.engine.boot_threads,
                                destroy_threads=settings.cloud_scheduler.general.max_destroy_threads,
                                ban_file=settings.cloud_scheduler.general.ban_file or "",
+                               user_data_dir=settings.cloud_scheduler.user_data_dir,
                                lease_s=min(LEASE_S, 2 * settings.engine.lease_s))
         self.job = SchedulingJob(self.places, holder=self.holder, pool=self.pool)
         self.runner = Runner(self._loops(), holder=self.holder, lease_s=settings.engine.lease_s, presence=PRESENCE + self.holder)
@@ -60,6 +64,7 @@ class Engine:
             Loop("retention", 300.0, self.upkeep.forget),
             Loop("sweep", every.sweep_interval_s, self.poller.sweep),
             Loop("log_runners", 1.0, self.runners.tick),
+            Loop("devices", DEVICES_S, self.fleet.tick),
             Loop("operations", 0.5, lambda: operations.work(self.holder), led=False),
             Loop("workers", 0.1, self.workers.tick, led=False),
         ]

@@ -14,7 +14,7 @@ from typing import Any
 from cloudsched import clock
 from cloudsched.drivers.logagent import Line
 from cloudsched.errors import NotFound
-from cloudsched.services import logagents, rollout, runners_act
+from cloudsched.services import logagents, nodelogs, rollout, runners_act
 from cloudsched.services.logagents_calls import make_line
 from cloudsched.services.runners import Configs
 from cloudsched.services.runners_act import Result
@@ -41,6 +41,7 @@ class RunnerLoop:
         self._line: Line | None = None
         self._under_way: dict[int, tuple[Future, list[Target]]] = {}
         self._aligned: tuple[int, float] = (-1, 0.0)
+        self._looked_at = 0.0
 
     def tick(self) -> None:
         """One cycle."""
@@ -66,8 +67,13 @@ class RunnerLoop:
         self._under_way.clear()
 
     def _forget(self) -> None:
-        """Log agents whose nodes somebody had destroyed are off the list (a heartbeat brings them back)."""
-        for number in agent_rows.told_to_go():
+        """Log agents whose nodes somebody had destroyed are off the list (a heartbeat brings them back), and those that were
+        on a node of ours that has ended."""
+        ended = []
+        if clock.now() - self._looked_at >= ALIGN_AGAIN_S:
+            self._looked_at = clock.now()
+            ended = agent_rows.of_ended_nodes(self._looked_at - logagents.OK_BELOW_S)
+        for number in (*agent_rows.told_to_go(), *ended):
             write(lambda tx, number=number: agent_rows.remove(tx, number=number, at=clock.now(), actor="engine"))  # type: ignore[misc]
 
     def _align(self) -> None:
@@ -85,7 +91,7 @@ class RunnerLoop:
                           heard_since=now - logagents.BAD_UP_TO_S, limit=DUE_MOST)
         by_agent: dict[int, list[Target]] = defaultdict(list)
         for target in found:
-            if target.agent_id not in self._under_way:
+            if target.agent_id not in self._under_way and not nodelogs.is_unreachable(target.url):
                 by_agent[target.agent_id].append(target)
         for agent_id, targets in by_agent.items():
             chain = runners_act.chain(targets, self._wanted(targets))

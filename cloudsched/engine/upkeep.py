@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from cloudsched import clock
-from cloudsched.services import lifecycle, settling
+from cloudsched.services import lifecycle, nodelogs, settling
 from cloudsched.settings import Settings
 from cloudsched.store import answers, boots, events, jobs, nodes, system
 from cloudsched.store.db import Tx, read, write
@@ -21,6 +21,7 @@ class Upkeep:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        nodelogs.configure(settings)
         self._started_at = clock.now()
 
     def lost(self) -> int:
@@ -56,6 +57,7 @@ class Upkeep:
         if kept.jobs.retention_days:
             _in_bites(lambda tx: jobs.forget(tx, at - kept.jobs.retention_days * DAY_S))
             _in_bites(lambda tx: boots.forget_nodes(tx, at - kept.jobs.retention_days * DAY_S))
+        nodelogs.forget(kept)
         write(lambda tx: answers.forget(tx, at - ANSWER_KEPT_S))
         write(lambda tx: boots.forget_processes(tx, at - DAY_S))
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cloudsched.logagent.config import Settings
     from cloudsched.logagent.server import AgentServer
 
+PARENT_LOOK_S = 0.5
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 
 
@@ -61,6 +62,7 @@ class LogAgent:
     def _tick(self) -> None:
         while not self._stop.wait(REFRESH_S):
             self.runners.refresh()
+            self.runners.retry()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,8 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     agent.start()
     if options.port_file:
         disk.write_atomic(options.port_file, f"{agent.port}\n".encode())
-    while not ending.wait(3600):
-        pass
+    while not ending.wait(PARENT_LOOK_S if options.with_parent else 3600):
+        if options.with_parent and os.getppid() != options.with_parent:
+            log.say("warning", "ends: who started it is gone")
+            break
+    if options.drain and not agent.runners.drain(options.drain):
+        log.say("warning", "ends with something left to deliver", limit_s=options.drain)
     agent.stop()
     return EXIT_OK
 
@@ -99,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--config", metavar="FILE", help="JSON with # comments; without it: no masters, loopback, first free port from 3000")
     add("--check", action="store_true", help="check the configuration and end")
     add("--port-file", metavar="FILE", help="write the port here once requests are answered")
+    add("--drain", type=float, default=0.0, metavar="S", help="at the end, read and deliver what there is, at most so long")
+    add("--with-parent", type=int, metavar="PID", help="end when this process, which started it, is gone")
     add("--log-level", choices=sorted(log.LEVELS, key=log.LEVELS.__getitem__), default="info")
     add("--version", action="version", version="cloudsched logagent " + VERSION)
     return parser

@@ -6,7 +6,7 @@ import ipaddress
 import json
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from cloudsched.logagent.errors import BadConfig
@@ -40,6 +40,8 @@ class Settings:
     address: str = ""
     tag: str = "default"
     heartbeat_s: float = HEARTBEAT_S
+    labels: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
 
 
 def load(path: str) -> Settings:
@@ -89,6 +91,8 @@ def check(value: Any, *, base: str = ".") -> Settings:
         address=_with_scheme(cluster.text("address")).rstrip("/"),
         tag=cluster.text("tag", "default"),
         heartbeat_s=float(cluster.count("heartbeat_s", int(HEARTBEAT_S))),
+        labels=cluster.words("labels"),
+        variables=top.words("variables"),
     )
 
 
@@ -131,6 +135,12 @@ class _Keys:
         if not all(isinstance(item, str) and item for item in value):
             raise BadConfig(f"{self._prefix}{key} must be an array of strings")
         return [str(item) for item in value]
+
+    def words(self, key: str) -> dict[str, str]:
+        value = self._typed(key, {}, dict, "an object of strings")
+        if not all(isinstance(item, str) for item in value.values()):
+            raise BadConfig(f"{self._prefix}{key} must be an object of strings")
+        return dict(value)
 
     def _typed(self, key: str, default: Any, kind: type, words: str) -> Any:
         value = self.take(key, default)

@@ -68,7 +68,8 @@ class Generation:
         self.read = self.acked = position
         self.moved = False
         self.fd: int | None = None
-        self.size = 0
+        self.size = 0  # when it was last looked at
+        self.found_bytes = 0  # when it was found: known before the first look
         self.mtime_ns = 0
         self.grown_at = 0.0
         self.used_at = 0.0
@@ -92,6 +93,11 @@ class Generation:
             with contextlib.suppress(OSError):
                 os.close(self.fd)
             self.fd = None
+
+    def lag(self) -> tuple[int, int]:
+        """(bytes that are not acknowledged, bytes in all). Asked for by other threads: touches no descriptor."""
+        size = self.size if self.grown_at else max(self.size, self.found_bytes)
+        return max(0, size - self.acked.offset), size
 
     def look(self, now: float) -> int:
         """Bytes not yet read. Notices growth; raises Replaced when the file is shorter than what was read."""
@@ -198,6 +204,7 @@ class Saved:
             return None
         found = Generation(self.path, key=key_of(state), position=Position(self.offset, guard), head=head)
         found.location, found.fd, found.moved, found.mtime_ns = path, fd, self.moved, self.mtime_ns
+        found.found_bytes = state.st_size
         return found
 
 

@@ -17,6 +17,7 @@ from cloudsched.logagent.errors import Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
 
     from cloudsched.logagent.config import Settings
 
@@ -63,7 +64,11 @@ class Masters:
         masters = self._settings.masters
         if not masters:
             return {}
-        body = json.dumps({"url": self.url, "tag": tag}).encode()
+        # Always the same bytes: a master knows a heartbeat by them.
+        said: dict[str, Any] = {"url": self.url, "tag": tag}
+        if self._settings.labels:
+            said["labels"] = self._settings.labels
+        body = json.dumps(said).encode()
         with ThreadPoolExecutor(max_workers=min(16, len(masters))) as pool:
             answers = list(pool.map(lambda master: _post(master, body, self._timeout_s), masters))
         return {master: text for master, text in zip(masters, answers) if text}  # noqa: B905

@@ -42,6 +42,7 @@ _ALWAYS = {
 }  # fmt: skip
 _SECRETS = ("http_sender_authorization",)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
 _UNIT_S = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -68,7 +69,9 @@ class Plan:
 
 
 def plan(config: Config, settings: Settings, *, starting: bool = True) -> Plan:
-    """BadConfig when it cannot work. starting: the file of a `file` reader must be there (not after a restart)."""
+    """BadConfig when it cannot work. starting: the file of a `file` reader and the folder of a file sender must be there;
+    after a restart they are waited for."""
+    config = expanded(config, settings.variables)
     number = _Numbers(config)
     if config.get("metric"):
         raise BadConfig("metric runners are not supported; allowed: reader, parser, transforms, senders")
@@ -79,7 +82,7 @@ def plan(config: Config, settings: Settings, *, starting: bool = True) -> Plan:
     reader = _strings(config, "reader")
     parser_keys = _strings(config, "parser")
     source = _source(reader, number("max_line_len", 0), settings, starting=starting)
-    names, make = _senders(config, settings, number("batch_try_times", 0))
+    names, make = _senders(config, settings, number("batch_try_times", 0), starting=starting)
     return Plan(
         source=source,
         parser=_parser(parser_keys),
@@ -130,6 +133,15 @@ def duration_s(text: str, where: str) -> float:
     if not match:
         raise BadConfig(f"{where} is {text!r}; allowed: 500ms, 10s, 3m, 24h, 7d, or seconds")
     return float(match[1]) * _UNIT_S[match[2]]
+
+
+def expanded(value: Any, variables: dict[str, str]) -> Any:
+    """With `${NAME}` replaced, at every depth, where the agent's configuration has a variable of that name."""
+    if isinstance(value, str):
+        return _VARIABLE.sub(lambda match: variables.get(match[1], match[0]), value) if variables and "${" in value else value
+    if isinstance(value, dict):
+        return {key: expanded(item, variables) for key, item in value.items()}
+    return [expanded(item, variables) for item in value] if isinstance(value, list) else value
 
 
 class _Numbers:
@@ -215,11 +227,13 @@ def _transforms(config: Config) -> list[Transform]:
     return [Transform(index, item) for index, item in enumerate(value)]
 
 
-def _senders(config: Config, settings: Settings, tries: int) -> tuple[list[str], Callable[[str], list[Sender]]]:
+def _senders(
+    config: Config, settings: Settings, tries: int, *, starting: bool
+) -> tuple[list[str], Callable[[str], list[Sender]]]:
     value = config.get("senders")
     if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
         raise BadConfig("senders must be an array of at least one object")
-    makers = [_sender(f"senders[{index}]", _all_strings(item, f"senders[{index}]"), settings, tries)
+    makers = [_sender(f"senders[{index}]", _all_strings(item, f"senders[{index}]"), settings, tries, starting=starting)
               for index, item in enumerate(value)]  # fmt: skip
     names: list[str] = []
     for index, item in enumerate(value):
@@ -233,7 +247,7 @@ def _senders(config: Config, settings: Settings, tries: int) -> tuple[list[str],
     return names, make
 
 
-def _sender(where: str, keys: Keys, settings: Settings, tries: int) -> Callable[[str, str], Sender]:
+def _sender(where: str, keys: Keys, settings: Settings, tries: int, *, starting: bool) -> Callable[[str, str], Sender]:
     kind = keys.get("sender_type", "")
     if kind == "file":
         path = keys.get("file_send_path", "")
@@ -241,7 +255,7 @@ def _sender(where: str, keys: Keys, settings: Settings, tries: int) -> Callable[
             raise BadConfig(f"{where}.file_send_path is missing")
         path = os.path.abspath(path)
         allowed(path, settings.write_roots, f"{where}.file_send_path", "write_roots")
-        if not os.path.isdir(os.path.dirname(path)) or os.path.isdir(path):
+        if starting and (not os.path.isdir(os.path.dirname(path)) or os.path.isdir(path)):
             raise BadConfig(f"{where}.file_send_path {path}: its folder must exist, and it must not be a folder itself")
         return lambda name, folder: FileSender(name, path)
     if kind == "discard":
@@ -272,6 +286,7 @@ def _target(where: str, keys: Keys, tries: int) -> Target:
         gzip=keys.get("http_sender_gzip", "false").lower() == "true",
         timeout_s=max(0.1, duration_s(keys.get("http_sender_timeout") or "10s", f"{where}.http_sender_timeout")),
         authorization=_header(keys.get("http_sender_authorization", ""), where),
+        authorization_file=keys.get("http_sender_authorization_file", ""),
         queue_bytes=_whole(keys, f"{where}.max_disk_used_bytes", 1 << 30),
         tries=tries,
         longest_pause_s=duration_s(keys.get("http_sender_max_pause") or "30s", f"{where}.http_sender_max_pause"),

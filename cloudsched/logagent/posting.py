@@ -44,6 +44,7 @@ class Target:
     gzip: bool = False
     timeout_s: float = 10.0
     authorization: str = ""
+    authorization_file: str = ""
     queue_bytes: int = 1 << 30
     tries: int = 0
     longest_pause_s: float = LONGEST_PAUSE_S
@@ -175,8 +176,9 @@ class Poster:
                    "User-Agent": f"cloudsched-logagent/{VERSION}"}  # fmt: skip
         if batch_id:
             headers["X-Batch-Id"] = batch_id
-        if self._target.authorization:
-            headers["Authorization"] = self._target.authorization
+        authorization = self._authorization()
+        if authorization:
+            headers["Authorization"] = authorization
         if self._target.gzip:
             headers["Content-Encoding"], body = "gzip", gzip.compress(body, 3)
         answer, text = self._exchange(body, headers)
@@ -185,6 +187,16 @@ class Poster:
         if answer.status in FINAL:
             raise Refusal(answer.status, f"HTTP {answer.status}: {text}")
         raise Later(f"HTTP {answer.status}: {text}", retry_after_s(answer.getheader("Retry-After")))
+
+    def _authorization(self) -> str:
+        """From the file, if one is named, at every attempt: it may be replaced meanwhile."""
+        if not self._target.authorization_file:
+            return self._target.authorization
+        with open(self._target.authorization_file, "rb") as file:
+            found = file.read(4096).strip().decode("latin-1")
+        if not found.isprintable():
+            raise SendError(f"{self._target.authorization_file} holds no authorization: one line of text")
+        return found
 
     def _exchange(self, body: bytes, headers: dict[str, str]) -> tuple[http.client.HTTPResponse, str]:
         fresh = self._connection is None

@@ -15,6 +15,7 @@ import glob
 import json
 import os
 import stat
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -71,6 +72,7 @@ class FileReader:
     def __init__(self, source: Source, checkpoint: str) -> None:
         self.source, self._checkpoint = source, checkpoint
         self.records = 0
+        self.looked = threading.Event()  # the files are known: from now on `lag` means something
         self._live: dict[Key, Generation] = {}
         # Read to the end and rotated away; remembered, with what the checkpoint says of them, while the file exists.
         self._finished: dict[Key, tuple[Generation, dict[str, Any]]] = {}
@@ -108,6 +110,7 @@ class FileReader:
         if now >= self._next_scan:
             self._next_scan = now + self.source.scan_s
             self._scan(now)
+            self.looked.set()
         # What was rotated away comes first: older lines before newer ones.
         for generation in sorted(self._live.values(), key=lambda item: (not item.moved, item.mtime_ns if item.moved else 0)):
             try:
@@ -117,6 +120,10 @@ class FileReader:
                 continue
             if chunk is not None:
                 yield chunk
+
+    def look_again(self) -> None:
+        """List the files at the next `poll`, whether it is time or not."""
+        self._next_scan = 0.0
 
     def acknowledge(self, positions: Positions, records: int) -> None:
         """All senders have these records: the positions may be written down."""
@@ -136,8 +143,8 @@ class FileReader:
 
     def lag(self) -> tuple[int, int]:
         """(bytes not acknowledged, bytes in all files)."""
-        live = list(self._live.values())
-        return (sum(max(0, item.size - item.acked.offset) for item in live), sum(item.size for item in live))
+        found = [item.lag() for item in list(self._live.values())]
+        return sum(behind for behind, _ in found), sum(size for _, size in found)
 
     def opened(self) -> int:
         return sum(item.fd is not None for item in self._live.values())
@@ -208,7 +215,7 @@ class FileReader:
 
     def _adopt(self, path: str, state: os.stat_result, *, offset: int = 0, named: str = "") -> Generation:
         generation = Generation(named or path, key=key_of(state))
-        generation.location, generation.mtime_ns = path, state.st_mtime_ns
+        generation.location, generation.mtime_ns, generation.found_bytes = path, state.st_mtime_ns, state.st_size
         if offset and generation.open():
             assert generation.fd is not None
             length = min(GUARD_BYTES, offset)
@@ -314,11 +321,12 @@ class FileReader:
         self._live.pop(old.key, None)
         copy = self._copied(old)
         new = Generation(old.path, key=old.key)
-        new.location, new.fd, new.mtime_ns = old.location, fd, old.mtime_ns
+        new.location, new.fd, new.mtime_ns, new.found_bytes = old.location, fd, old.mtime_ns, old.size
         new.moved = old.moved
         if copy is not None:
             self._waiting.pop(key_of(copy[1]), None)
             old.location, old.key, old.moved, old.grown_at = copy[0], key_of(copy[1]), True, 0.0
+            old.found_bytes = copy[1].st_size
             self._live[old.key] = old
         self._live[new.key] = new
         self._dirty = True

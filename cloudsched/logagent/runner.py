@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cloudsched.logagent.senders import Sender
 
 POLL_S = 0.1
+FIRST_LOOK_S = 5.0
 STOP_S = 10.0
 _RETRIED = (OSError, SendError, HTTPException)
 
@@ -48,6 +49,8 @@ class Run:
         self._batch: Batch | None = None
         self._waiting: list[Sender] = []
         self._stop = threading.Event()
+        self._hurry = threading.Event()
+        self._empty = threading.Event()
         self._unsaved = 0
         self._began = time.monotonic()
         self.error = ""
@@ -60,12 +63,22 @@ class Run:
             sender.open(self.stats.senders[sender.name])
         self._report_orphans()
         self._thread.start()
+        # Who asks right after must not read that nothing is left to do. Not for ever: a disk may hang.
+        self._reader.looked.wait(FIRST_LOOK_S)
 
     def stop(self) -> bool:
         """Send what is in hand, if that is possible now, and end. False: it has not ended within its time."""
         self._stop.set()
         self._thread.join(STOP_S + self.plan.close_wait_s)
         return not self._thread.is_alive()
+
+    def hurry(self) -> None:
+        """From now on no batch waits for its time: the agent is about to end."""
+        self._hurry.set()
+
+    def drained(self) -> bool:
+        """After `hurry`: everything that lay in the files was read and delivered."""
+        return self._empty.is_set() and not any(sender.backlog() for sender in self._senders)
 
     def alive(self) -> bool:
         return self._thread.is_alive()
@@ -116,7 +129,9 @@ class Run:
 
     def _pump(self) -> None:
         while not self._stop.is_set():
-            busy = False
+            busy, hurry = False, self._hurry.is_set()
+            if hurry and not self._empty.is_set():
+                self._reader.look_again()
             for chunk in self._reader.poll():
                 busy = True
                 self.stats.bytes.total += chunk.records.size
@@ -127,10 +142,12 @@ class Run:
                         return
                 if self._stop.is_set():
                     return
-            if self._batcher.due(time.monotonic()) and not self._flush():
+            if (hurry or self._batcher.due(time.monotonic())) and not self._flush():
                 return
             if not busy:
                 self._save()
+                if hurry:
+                    self._empty.set()
                 self._stop.wait(POLL_S)
 
     def _again(self) -> None:

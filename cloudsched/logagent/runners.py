@@ -9,6 +9,7 @@ import copy
 import hashlib
 import os
 import threading
+import time
 
 from cloudsched.logagent import disk, log
 from cloudsched.logagent.errors import BadConfig, Refused
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from cloudsched.logagent.config import Settings
 
     Config = dict[str, Any]
+
+# Stored configurations may be older than this program, or edited by hand.
+_CANNOT_START = (BadConfig, OSError, KeyError, TypeError, AttributeError)
 
 
 class _Entry:
@@ -46,13 +50,13 @@ class Runners:
         self._lock = threading.Lock()
 
     def restore(self) -> None:
-        """Start what was running when the agent ended; a runner that cannot start is shown with its error."""
+        """Start what was running when the agent ended; a runner that cannot start is shown with its error, and tried again."""
         for name, config in self._store.load().items():
             entry = self._entries[name] = _Entry(config)
             if not config.get("is_stopped"):
                 try:
                     self._start(name, entry, starting=False)
-                except (BadConfig, OSError, KeyError, TypeError, AttributeError) as error:
+                except _CANNOT_START as error:
                     entry.error = str(error)
                     log.say("error", "a stored runner cannot start", runner=name, error=entry.error)
 
@@ -64,6 +68,33 @@ class Runners:
             thread.start()
         for thread in threads:
             thread.join()
+
+    def drain(self, limit_s: float) -> bool:
+        """Read and deliver what there is, at most so long; False: something is left, and stays on disk."""
+        runs = [entry.run for entry in list(self._entries.values()) if entry.run]
+        for run in runs:
+            run.hurry()
+        until = time.monotonic() + limit_s
+        while not all(run.drained() for run in runs):
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def retry(self) -> None:
+        """Start what should run and could not: a disk was full or away, and its logs are being rotated meanwhile."""
+        for name, entry in list(self._entries.items()):
+            lock = self._lock_of(name)
+            if entry.run or entry.config.get("is_stopped") or not lock.acquire(blocking=False):
+                continue
+            try:
+                if self._entries.get(name) is entry and not entry.run and not entry.config.get("is_stopped"):
+                    self._start(name, entry, starting=False)
+                    log.say("info", "a stored runner has started at last", runner=name)
+            except _CANNOT_START as error:
+                entry.error = str(error)
+            finally:
+                lock.release()
 
     def refresh(self) -> None:
         """Speeds of all runners."""
@@ -151,6 +182,9 @@ class Runners:
 
     def _held(self, name: str, code: str) -> threading.RLock:
         check_name(name, code=code)
+        return self._lock_of(name)
+
+    def _lock_of(self, name: str) -> threading.RLock:
         return self._locks[hash(name) % len(self._locks)]
 
     def _known(self, name: str, code: str, text: str = "") -> _Entry:

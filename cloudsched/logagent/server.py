@@ -40,7 +40,9 @@ class AgentServer(ThreadingMixIn, HTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        # Without the reverse look-up of the name that http.server makes.
+        # Without the reverse look-up of the name that http.server makes. An agent that was killed leaves connections behind,
+        # which must not keep the next one from its port.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         socket.socket.bind(self.socket, self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])

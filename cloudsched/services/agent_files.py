@@ -1,10 +1,11 @@
-"""Which bytes go between a node and the server? Output streams and files of the jobs it holds."""
+"""Which bytes go between a node and the server? Output streams and files of the jobs it holds, and the agent itself."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from cloudsched.domain.submission import unsafe_name
+from cloudsched.drivers import agentfile
 from cloudsched.errors import Conflict, Invalid, NotFound, TooLarge
 from cloudsched.services.agent_rules import bearer_of, check_secret, rules
 from cloudsched.store import jobs
@@ -12,6 +13,11 @@ from cloudsched.store.db import Tx, read, write
 
 PIECE_MAX = 1 << 20
 NAME_MAX = 4096
+
+
+def agent_program() -> tuple[bytes, str]:
+    """(the agent as one file that Python runs, its SHA-256 in hex). It holds no secret: anybody may have it."""
+    return agentfile.agent_pyz(), agentfile.agent_digest()
 
 
 def put_output(bearer: str, job_id: int, attempt: int, stream: str, offset: int, data: bytes) -> dict[str, int]:

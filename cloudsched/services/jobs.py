@@ -18,13 +18,14 @@ import msgspec
 from cloudsched import clock
 from cloudsched.domain import moves
 from cloudsched.domain.entities import Job
-from cloudsched.domain.submission import MAX_ARRAY, JobRequest
+from cloudsched.domain.submission import BATCH, MAX_ARRAY, JobRequest
+from cloudsched.domain.tasks import BUILTIN_KINDS
 from cloudsched.errors import Conflict, FieldError, Forbidden, Invalid, NotFound
-from cloudsched.services import waiters
+from cloudsched.services import machines, waiters
 from cloudsched.services.caller import Caller
 from cloudsched.services.defaults import JobDefaults, job_defaults
 from cloudsched.services.settling import after_end
-from cloudsched.store import answers, events, jobs, shapes
+from cloudsched.store import answers, events, jobs, nodes, shapes
 from cloudsched.store.db import Tx, write
 from cloudsched.store.moves import move
 
@@ -58,8 +59,9 @@ def submit(requests: Sequence[JobRequest], caller: Caller, *, idempotency: tuple
     if total > MAX_ARRAY:
         raise Invalid.at("jobs", f"{total} jobs in one request", f"at most {MAX_ARRAY}")
     _check_order(requests)
+    _check_kinds(requests)
     made, queued = write(lambda tx: _submit(tx, requests, caller, total, idempotency))
-    waiters.wake_shapes(queued.items())
+    waiters.wake_shapes(queued.items(), kind=requests[0].kind)
     return made
 
 
@@ -168,6 +170,27 @@ def _check_order(requests: Sequence[JobRequest]) -> None:
         _check_circle(waits)
 
 
+def _check_kinds(requests: Sequence[JobRequest]) -> None:
+    """Kinds that nobody runs are mistakes; nodes that jobs are pinned to become their numbers."""
+    for index, request in enumerate(requests):
+        if not request.is_batch and request.kind not in BUILTIN_KINDS and request.kind not in machines.board().announced:
+            known = sorted({*BATCH, *BUILTIN_KINDS, *machines.board().announced})
+            raise Invalid.at(f"jobs[{index}].kind" if len(requests) > 1 else "kind", f"no machine here runs {request.kind!r}",
+                             ", ".join(known))
+        if request.require is not None and request.require.node is not None:
+            request.require.node = _node_number(request.require.node)
+        if request.require is not None:
+            request.require.os, request.require.role = request.require.os.lower(), request.require.role.lower()
+
+
+def _node_number(reference: int | str) -> int:
+    text = str(reference)
+    node = nodes.get(int(text)) if text.isascii() and text.isdigit() and len(text) < 19 else nodes.by_name(text)
+    if node is None or node.state in moves.NODE_FINAL:
+        raise Invalid.at("require.node", f"there is no node {text[:100]}", "the number or name of a node that has not ended")
+    return node.id
+
+
 def _check_circle(waits: dict[int, set[int]]) -> None:
     left = {index: set(on) for index, on in waits.items()}
     while left:
@@ -194,7 +217,8 @@ def _user(request: JobRequest, caller: Caller) -> str:
 
 
 def _shape(tx: Tx, request: JobRequest, user: str, defaults: JobDefaults, seen: dict[Any, int]) -> int:
-    plain = not (request.targets or request.image or request.instance_type or request.security_groups or request.gpus
+    plain = not (request.require is not None or not request.is_batch or request.targets or request.image
+                 or request.instance_type or request.security_groups or request.gpus
                  or request.keep_alive_s is not None or request.vmtype_limit != -1 or request.maximum_price)
     quick = (user, request.vm_type, request.cores, request.memory_mb, request.storage_gb, request.network,
              request.high_priority, request.job_per_core) if plain else None
@@ -272,17 +296,20 @@ class _Spec(msgspec.Struct, omit_defaults=True):
     input_files: list[dict[str, Any]] = []
     output_files: list[str] = []
     gpus: int = 0
+    payload: dict[str, Any] | None = None
 
 
 def _spec(request: JobRequest, defaults: JobDefaults, key: str, user: str, index: int | None,
           sizes: dict[str, int]) -> str:
     env = request.env if index is None else {**request.env, "CLOUDSCHED_ARRAY_INDEX": str(index)}
     files = [{"name": item.name, "size": sizes.get(item.name, item.size or 0), "mode": item.mode} for item in request.input_files]
+    # A task takes a slot of its machine and, unless it says so, no room of its own.
+    room = (defaults.cores, defaults.memory_mb, defaults.storage_gb) if request.is_batch else (0, 0, 0)
     spec = _Spec(
-        request.kind, key, user, request.cores or defaults.cores,
-        defaults.memory_mb if request.memory_mb is None else request.memory_mb,
-        defaults.storage_gb if request.storage_gb is None else request.storage_gb,
-        request.command, env, request.name, request.stdin, request.time_limit_s, files, request.output_files, request.gpus)
+        request.kind, key, user, request.cores or room[0], room[1] if request.memory_mb is None else request.memory_mb,
+        room[2] if request.storage_gb is None else request.storage_gb,
+        request.command, env, request.name, request.stdin, request.time_limit_s, files, request.output_files, request.gpus,
+        None if request.is_batch else request.payload or {})
     return _encode(spec).decode()
 
 
@@ -313,7 +340,7 @@ def cancel(reference: int | str, caller: Caller, *, wait_s: float = 0) -> Job:
 
     Waits up to `wait_s` for that; the state of the returned job tells. Raises NotFound, Forbidden, Conflict (ended).
     """
-    job = _owned(find(reference), caller)
+    job = check_owner(find(reference), caller)
     if job.state in moves.JOB_FINAL and job.state != "cancelled":
         raise Conflict(f"job {job.id} has ended as {job.state}")
     write(lambda tx: _cancel(tx, job.id, caller))
@@ -324,11 +351,20 @@ def cancel(reference: int | str, caller: Caller, *, wait_s: float = 0) -> Job:
 
 def _cancel(tx: Tx, number: int, caller: Caller) -> None:
     at = clock.now()
-    if move(tx, "job", number, "cancel", at=at, actor=caller.name, goal="cancel",
-            guard=("state IN ('pending', 'held', 'queued')", ())):
-        after_end(tx, [(number, "cancelled")], at=at)
-    elif jobs.want_cancelled(tx, number):
+    if cancel_waiting(tx, number, actor=caller.name):
+        return
+    if jobs.want_cancelled(tx, number):
         events.append(tx, "job.cancel_request", ("job", number), at=at, actor=caller.name)
+
+
+def cancel_waiting(tx: Tx, number: int, *, actor: str) -> bool:
+    """Cancel a job that nobody has in hand; False when somebody has, or it has ended."""
+    at = clock.now()
+    if not move(tx, "job", number, "cancel", at=at, actor=actor, goal="cancel",
+                guard=("state IN ('pending', 'held', 'queued')", ())):
+        return False
+    after_end(tx, [(number, "cancelled")], at=at)
+    return True
 
 
 def _wait_final(number: int, wait_s: float) -> Job:
@@ -354,7 +390,7 @@ def cancel_many(caller: Caller, *, ids: Sequence[int | str] = (), states: Sequen
     done = 0
     for job in chosen:  # before the first is cancelled: a refusal changes nothing
         if job.state not in moves.JOB_FINAL:
-            _owned(job, caller)
+            check_owner(job, caller)
     for job in chosen:
         if job.state not in moves.JOB_FINAL:
             write(partial(_cancel, number=job.id, caller=caller))
@@ -366,7 +402,7 @@ def cancel_many(caller: Caller, *, ids: Sequence[int | str] = (), states: Sequen
 
 def hold(reference: int | str, caller: Caller, *, reason: str = "held by hand") -> Job:
     """Keep a waiting job from being handed out. Raises Conflict when it runs or has ended."""
-    job = _owned(find(reference), caller)
+    job = check_owner(find(reference), caller)
     if not write(lambda tx: move(tx, "job", job.id, "hold", at=clock.now(), actor=caller.name, reason=reason,
                                  note={"reason": reason})) and job.state != "held":
         raise Conflict(f"job {job.id} is {job.state}: only a pending or queued job can be held")
@@ -375,7 +411,7 @@ def hold(reference: int | str, caller: Caller, *, reason: str = "held by hand") 
 
 def release(reference: int | str, caller: Caller) -> Job:
     """Let a held job go on. Raises Conflict when it is not held."""
-    job = _owned(find(reference), caller)
+    job = check_owner(find(reference), caller)
     if job.state != "held":
         raise Conflict(f"job {job.id} is {job.state}: only a held job can be released")
     write(lambda tx: _release_held(tx, job, caller))
@@ -394,7 +430,7 @@ def _release_held(tx: Tx, job: Job, caller: Caller) -> None:
 
 def retry(reference: int | str, caller: Caller, *, priority: int | None = None) -> Job:
     """Queue an ended job again as a new one (`retry_of` names the old). Raises Conflict unless it ended badly."""
-    old = _owned(find(reference), caller)
+    old = check_owner(find(reference), caller)
     if old.state not in ("failed", "timeout", "cancelled"):
         raise Conflict(f"job {old.id} is {old.state}: only a failed, timed-out or cancelled job can be retried")
     number = write(lambda tx: _retry(tx, old, caller, old.priority if priority is None else priority))
@@ -413,7 +449,8 @@ def _retry(tx: Tx, old: Job, caller: Caller, priority: int) -> int:
     jobs.insert(tx, [(
         number, "queue", key, batch, 0, old.name, old.label, old.user, old.org, old.kind, old.shape_id, state, priority,
         old.max_retries, old.backoff_s, old.time_limit_s, int(waits), old.depends_fail, None, at, None if waits else at,
-        json.dumps(spec), old.attributes, old.id)], at=at, actor=caller.name)
+        json.dumps(spec, separators=(",", ":")), old.attributes, old.id)], at=at, actor=caller.name)
+    events.append(tx, "job.retried", ("job", old.id), at=at, actor=caller.name, new=number)
     jobs.copy_inputs(tx, old.id, number)
     if waits:
         jobs.add_needs(tx, [(number, FILES, "files")])
@@ -429,7 +466,7 @@ def put_input(reference: int | str, name: str, data: bytes, caller: Caller) -> N
 
     The same file again replaces it. Raises Invalid (not declared, not the announced size), Conflict (too late).
     """
-    job = _owned(find(reference), caller)
+    job = check_owner(find(reference), caller)
     spec = json.loads(job.spec)
     declared = _declared(spec)
     if name not in declared:
@@ -455,7 +492,8 @@ def _put_input(tx: Tx, job: Job, name: str, data: bytes, declared: set[str]) -> 
         jobs.release(tx, [job.id], at=at)
 
 
-def _owned(job: Job, caller: Caller) -> Job:
+def check_owner(job: Job, caller: Caller) -> Job:
+    """The job, when the caller may change it. Raises Forbidden."""
     if job.source != "queue" and not caller.may("operator"):
         raise Forbidden(f"job {job.id} belongs to an external queue; this needs the role operator")
     if caller.may("operator") or (caller.may("submitter") and job.user == caller.name):

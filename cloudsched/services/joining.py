@@ -11,6 +11,7 @@ from msgspec import Meta
 from cloudsched import clock
 from cloudsched.domain.submission import invalid
 from cloudsched.errors import Conflict, Gone, Invalid, NotFound, Unauthenticated
+from cloudsched.services import fleet_config, nodelogs, registering
 from cloudsched.services.agent_rules import digest, rules
 from cloudsched.services.caller import Caller
 from cloudsched.store import clouds, jobs, nodes
@@ -33,11 +34,12 @@ class Profile(msgspec.Struct):
     storage_gb: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
     slots: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     hostname: Annotated[str, Meta(max_length=1000)] = ""
+    device_id: Annotated[str, Meta(max_length=1000)] | None = None
 
 
 class JoinRequest(msgspec.Struct):
-    token: str
     profile: msgspec.Raw
+    token: str = ""
     name: Annotated[str, Meta(max_length=200)] | None = None
     instance: Annotated[str, Meta(max_length=100)] = ""
 
@@ -47,12 +49,19 @@ _profile = msgspec.json.Decoder(Profile)
 
 
 def join(body: bytes, address: str) -> dict[str, Any]:
-    """A machine comes in with a token; returns what it needs from now on. Raises Unauthenticated, Gone, Invalid."""
+    """A machine comes in with a token, or a device from near by without one; returns what it needs from now on.
+
+    Raises Unauthenticated, Forbidden, Conflict, Gone, Invalid.
+    """
     request, profile = _parse_join(body)
     secret = clock.new_token()
     number, name = write(lambda tx: _admit(tx, request, profile, digest(secret), address))
-    return {"node_id": number, "name": name, "secret": secret, "lease_s": rules.lease_s,
-            "heartbeat_s": rules.heartbeat_s, "long_poll_s": rules.long_poll_s}
+    lease_s, heartbeat_s = rules.lease_s, rules.heartbeat_s
+    if profile.device_id is not None:
+        fleet = fleet_config.current()
+        lease_s, heartbeat_s = fleet.offline_threshold_s, fleet.heartbeat_interval_s
+    return {"node_id": number, "name": name, "secret": secret, "lease_s": lease_s, "heartbeat_s": heartbeat_s,
+            "long_poll_s": rules.long_poll_s, "logs": nodelogs.told(number)}
 
 
 def _parse_join(body: bytes) -> tuple[JoinRequest, Profile]:
@@ -76,9 +85,15 @@ def _parse_join(body: bytes) -> tuple[JoinRequest, Profile]:
 def _admit(tx: Tx, request: JoinRequest, profile: Profile, secret_hash: str, address: str) -> tuple[int, str]:
     at = clock.now()
     token_hash = digest(request.token)
-    booted = nodes.by_token(tx, token_hash)
+    booted = nodes.by_token(tx, token_hash) if request.token else None
     if booted is not None:
         return _booted_joins(tx, booted, request, profile, secret_hash, address, at)
+    if profile.device_id is not None:
+        facts = _registration(request, profile, secret_hash, address, at)
+        number, name = registering.agent_joins(tx, profile.device_id, json.loads(bytes(request.profile)), facts,
+                                               token=request.token, address=address, at=at)
+        _doubt_earlier(tx, number, at)
+        return number, name
     return _machine_joins(tx, token_hash, request, profile, secret_hash, address, at)
 
 
@@ -95,6 +110,7 @@ def _booted_joins(tx: Tx, row: tuple[Any, ...], request: JoinRequest, profile: P
     if node.hostname:  # the cloud's word counts more than what a machine calls itself
         facts.pop("hostname")
     nodes.update(tx, number, event="node.join", at=at, note={"address": address}, **facts)
+    registering.remember(tx, number, node.name, json.loads(bytes(request.profile)), at=at, seen_at=node.last_seen_at)
     _doubt_earlier(tx, number, at)
     return number, node.name
 
@@ -112,6 +128,7 @@ def _machine_joins(tx: Tx, token_hash: str, request: JoinRequest, profile: Profi
         if json.loads(known.handle).get("pool") != token_hash:
             raise Conflict(f"another machine named {name} is here: choose another name")
         nodes.update(tx, known.id, event="node.join", at=at, note={"address": address}, **facts)
+        registering.remember(tx, known.id, name, json.loads(bytes(request.profile)), at=at, seen_at=known.last_seen_at)
         _doubt_earlier(tx, known.id, at)
         return known.id, name
     if known is not None:
@@ -123,6 +140,7 @@ def _machine_joins(tx: Tx, token_hash: str, request: JoinRequest, profile: Profi
         "slots": profile.slots or profile.cores, "boot_requested_at": at, "running_at": at,
         "handle": json.dumps({"pool": token_hash}),
         **facts}, at=at, event="node.join", note={"address": address})
+    registering.remember(tx, number, name, json.loads(bytes(request.profile)), at=at, seen_at=None)
     return number, name
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cloudsched.domain.scheduling.model import RETIRING
-from cloudsched.services import waiters
+from cloudsched.services import nodelogs, waiters
 from cloudsched.services.settling import redeliver
 from cloudsched.store import boots, nodes
 from cloudsched.store.db import Tx
@@ -46,7 +46,9 @@ def resume(tx: Tx, number: int, *, at: float, actor: str) -> bool:
 def stop(tx: Tx, number: int, *, at: float, actor: str, reason: str) -> bool:
     """Have the node destroyed: its goal is to be gone, and the engine sees to it. False when that is so already."""
     # A boot under way keeps its lease: destroying waits for its end, or for the lease's, and misses no machine.
-    facts: dict[str, Any] = {} if boots.boot_under_way(tx, number, at) else {"lease_until": 0, "lease_holder": ""}
+    facts: dict[str, Any] = {}
+    if not boots.boot_under_way(tx, number, at):  # nobody destroys it before its logs had time to leave it
+        facts = {"lease_until": nodelogs.wait_until(tx, number, at), "lease_holder": ""}
     done = move(tx, "node", number, "stop", at=at, actor=actor, goal="gone", reason=reason, error_count=0,
                 note={"reason": reason}, **facts)
     if done:

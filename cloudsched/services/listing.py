@@ -6,6 +6,7 @@ What a job asks for is read once per shape; its command and environment pass thr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from msgspec import Raw
 from cloudsched import clock
 from cloudsched.domain import moves
 from cloudsched.domain.entities import Job
+from cloudsched.domain.scheduling.model import Require
 from cloudsched.errors import Invalid, NotFound
 from cloudsched.services import jobs as job_service
 from cloudsched.store import events, listings, shapes
@@ -44,6 +46,7 @@ class JobView(msgspec.Struct):
     user: str
     org: str
     kind: str
+    payload: Raw
     command: Raw
     env: Raw
     stdin: Raw
@@ -64,6 +67,7 @@ class JobView(msgspec.Struct):
     job_per_core: bool
     maximum_price: float
     security_groups: Raw
+    require: Raw
     priority: int
     time_limit_s: float | None
     max_retries: int
@@ -95,6 +99,7 @@ class JobView(msgspec.Struct):
 
 
 class _SpecView(msgspec.Struct):
+    payload: Raw = _NULL
     command: Raw = _LIST
     env: Raw = _OBJECT
     stdin: Raw = _NULL
@@ -189,9 +194,9 @@ def _view(row: Row, places: dict[int, tuple[str, str]], sizes: dict[tuple[int, i
     # The checker does not know how long the shape's part is.
     return JobView(  # type: ignore[call-arg]
         number, key, batch_id, proc, source, state, goal, attempt, node, node_id, cloud, name, user, org, kind,
-        asked.command, asked.env, asked.stdin, asked.input_files, asked.output_files, asked.gpus, *_shape(shape_id),
-        priority, time_limit_s, max_retries, retries, backoff_s, state == "held", ok, either, depends_fail, None,
-        label, _OBJECT if attributes == "{}" else Raw(attributes.encode()), retry_of,
+        asked.payload, asked.command, asked.env, asked.stdin, asked.input_files, asked.output_files, asked.gpus,
+        *_shape(shape_id), priority, time_limit_s, max_retries, retries, backoff_s, state == "held", ok, either, depends_fail,
+        None, label, _OBJECT if attributes == "{}" else Raw(attributes.encode()), retry_of,
         rfc3339(submitted_at), rfc3339(queued_at), rfc3339(started_at), rfc3339(ended_at), rfc3339(not_before),
         exit_code, signal, reason, ran_s, cpu_s, max_rss_mb, _NULL if result is None else Raw(result.encode()),
         sizes.get((number, attempt, "stdout"), 0) if attempt else 0,
@@ -245,8 +250,16 @@ def _shape(number: int) -> tuple[Any, ...]:
             shape.vm_type, shape.cores, shape.memory_mb, shape.storage_gb, shape.network, shape.high_priority,
             Raw(_encode(list(shape.targets))), Raw(_encode(_choice(shape.images))),
             Raw(_encode(_choice(shape.instance_types))), shape.keep_alive_s, shape.type_limit, shape.job_per_core,
-            shape.maximum_price, Raw(_encode(list(shape.security_groups))))
+            shape.maximum_price, Raw(_encode(list(shape.security_groups))), _require(shape.require))
     return kept[number]
+
+
+def _require(asked: Require | None) -> Raw:
+    """What it asks of a machine beside room, as it was asked for."""
+    if asked is None:
+        return _NULL
+    found = {name: value for name, value in asdict(asked).items() if value and name != "kind"}
+    return Raw(_encode({**found, "tags": sorted(asked.tags)} if asked.tags else found))
 
 
 def _choice(by_cloud: Any) -> Any:

@@ -30,6 +30,7 @@ OK_BELOW_S, BAD_UP_TO_S = 31.0, 60.0
 OK, BAD, LOST = "ok", "bad", "lost"
 FLUSH_S, LOOK_S, VERSION_S, QUICK_LIST_S = 0.4, 1.0, 0.2, 0.05
 URL_MAX, TAG_MAX, BODIES_KEPT = 2000, 1000, 200_000
+LABELS_MAX, LABEL_CHARS = 16, 300
 _NEVER = float("inf")
 _UNFIT_URL = re.compile(r"[\x00-\x20\x7f-\xa0?#\\\ud800-\udfff]")
 _UNFIT_TAG = re.compile(r"[\x00\ud800-\udfff]")
@@ -44,9 +45,11 @@ class Heartbeat(msgspec.Struct):
 
     url: str = ""
     tag: str = ""
+    labels: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 _heartbeat = msgspec.json.Decoder(Heartbeat).decode
+_labels = msgspec.json.Decoder(dict[str, str]).decode
 
 
 @dataclass(slots=True, eq=False)
@@ -124,7 +127,17 @@ def parse_heartbeat(body: bytes) -> Heartbeat:
         raise Invalid(f"the body must be an object with the texts url and tag: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is not JSON: {error}") from None
-    return Heartbeat(checked_url(beat.url), checked_tag(beat.tag))
+    return Heartbeat(checked_url(beat.url), checked_tag(beat.tag), beat.labels)
+
+
+def labels_of(beat: Heartbeat) -> dict[str, str]:
+    """What our own agents say beside URL and tag (node, node_id, cloud, cluster). What is no such thing is not kept."""
+    try:
+        found = _labels(beat.labels)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return {name: text for name, text in list(found.items())[:LABELS_MAX]
+            if len(name) <= LABEL_CHARS and len(text) <= LABEL_CHARS and not _UNFIT_TAG.search(name + text)}
 
 
 class Fleet:
@@ -188,12 +201,16 @@ class Fleet:
         """A heartbeat that was not seen like this before: known with the same tag, or written down now (None)."""
         beat = parse_heartbeat(body)
         agent = self._by_url.get(beat.url)
+        labels = labels_of(beat)
         if agent is not None and agent.tag == beat.tag:
+            if labels and store.labels([agent.node_id]).get(agent.node_id) != labels:
+                node_id = agent.node_id
+                write(lambda tx: store.set_labels(tx, node_id, beat.url, beat.tag, labels))
             self._remember(body, agent)
             return agent
         if agent is None and len(self._by_url) >= self.agents_max:
             raise Invalid(f"{len(self._by_url)} agents are on the list: no more are taken (logkit.agents_max)")
-        row, version = write(lambda tx: _write_down(tx, beat.url, beat.tag, clock.now()))
+        row, version = write(lambda tx: _write_down(tx, beat.url, beat.tag, clock.now(), labels))
         self._take(row, version, body)
         return None
 
@@ -368,12 +385,12 @@ class Fleet:
         self.flush()
 
 
-def _write_down(tx: Tx, url: str, tag: str, at: float) -> tuple[store.Row, int]:
+def _write_down(tx: Tx, url: str, tag: str, at: float, labels: dict[str, str] | None = None) -> tuple[store.Row, int]:
     """(the agent as it is now, the number of this change)."""
     known = store.by_url(tx, url)
     if known is None:
-        known = store.add(tx, url, tag, at=at)
+        known = store.add(tx, url, tag, at=at, labels=labels)
     if known.tag != tag:
-        store.set_tag(tx, known.id, tag, at=at)
+        store.set_tag(tx, known.id, tag, at=at, labels=labels)
         known = known._replace(tag=tag, seen_at=at)
     return known, store.version(tx)

@@ -227,6 +227,8 @@ def _networks(value: Any) -> str:
 def _options(value: Any) -> str:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise ValueError("an object")
+    if not isinstance(value.get("log_agent", True), (bool, str)) or not isinstance(value.get("cluster", ""), str):
+        raise ValueError("an object; log_agent is true, false or a tag, cluster is a name")
     return json.dumps(dict(value))
 
 

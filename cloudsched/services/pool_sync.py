@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
+from urllib.parse import urlsplit
 
 from cloudsched import clock
 from cloudsched.classic import clouds_conf
@@ -35,6 +36,9 @@ _NOT_OPTIONS = frozenset({
     "section", "name", "cloud_type", "file", "line", "options", "vm_slots", "memory", "storage", "cpu_cores",
     "max_vm_mem", "max_vm_storage", "total_cpu_cores", "networks", "priority", "vm_keep_alive_s", "boot_timeout", "enabled"})
 _SECRETS = frozenset({"access_key_id", "secret_access_key", "username", "password"})
+# Kinds whose machines boot by cloud-init; and those that log in as somebody, whose name their drivers call `user`.
+_BOOTED = frozenset({"ec2", "openstack"})
+_LOGGED_IN = frozenset({"ssh", "slurm"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,7 @@ def _differs(known: Cloud, values: Mapping[str, Any], settings: Settings) -> boo
 
 def _columns(conf: CloudConf, position: int, settings: Settings) -> dict[str, Any]:
     options, secrets = _options(conf)
+    options |= _batch_system(settings) if conf.family in _BOOTED else {}
     return {
         "name": conf.name, "title": conf.section, "address": conf.network_address, "kind": conf.cloud_type,
         "enabled": int(bool(conf.enabled)), "priority": conf.priority, "max_slots": conf.vm_slots,
@@ -170,6 +175,8 @@ def _options(conf: CloudConf) -> tuple[dict[str, Any], dict[str, str]]:
              # A default of the original's kinds says nothing to a driver of ours.
              and not (own and getattr(conf, item.name) == item.default)}
     given |= conf.options
+    if conf.family in _LOGGED_IN and conf.username:
+        given = {"user": given.pop("username"), **given}
     options: dict[str, Any] = {}
     secrets: dict[str, str] = {}
     for key, value in given.items():
@@ -182,6 +189,18 @@ def _options(conf: CloudConf) -> tuple[dict[str, Any], dict[str, str]]:
         else:
             options[key] = list(value) if isinstance(value, tuple) else value
     return options, secrets
+
+
+def _batch_system(settings: Settings) -> dict[str, Any]:
+    """What machines are told of the external batch system, when there is one (contract 6.1, 7.7)."""
+    if settings.origin("cloud_scheduler.condor_q_command") == "default":
+        return {}
+    general = settings.cloud_scheduler.general
+    host = general.condor_host_on_vm or urlsplit(general.condor_webservice_url).hostname or ""
+    if host in ("", "localhost") or host.startswith("127."):
+        return {}  # the machine itself, over there
+    return {"condor_host": host, "condor_context_file": general.condor_context_file,
+            "override_vmtype": general.override_vmtype}
 
 
 def _local_columns(local: LocalCloud, position: int) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def boot_failures() -> dict[str, list[str]]:
     """job id -> reasons why no node could be booted for it (T11)."""
     found: dict[str, list[str]] = {}
     for key, text in store.boot_failures():
-        found.setdefault(key, []).append(text)
+        found.setdefault(key, []).append(text.partition("\n")[0])
     return found
 
 

@@ -25,6 +25,7 @@ from cloudsched.settings import Settings
 from cloudsched.store import logagents as agent_rows
 from cloudsched.store import runners as store
 from cloudsched.store.db import Tx, write
+from cloudsched.store.listings import jobs_on
 
 STATES = ("pending", "applied", "failed", "by_hand")
 # After an operation over the dialect the agent is being called anyway: the engine looks a little later.
@@ -225,14 +226,14 @@ class Runners:
             raise Invalid.at("status", f"{status!r} is no status of a log agent", ", ".join(words))
         now = clock.now()
         found = [_agent(row, now) for row in agent_rows.rows(tag=tag) if row.id > (after or 0)]
-        return [view for view in found if not status or view["status"] == status][:limit]
+        return _labelled([view for view in found if not status or view["status"] == status][:limit])
 
     def agent(self, number: int) -> dict[str, Any]:
         """One log agent with its targets. Raises NotFound."""
         row = agent_rows.get(number)
         if row is None:
             raise NotFound(f"there is no log agent {number}")
-        return {**_agent(row, clock.now()), "runners": [_target(one) for one in store.targets(agent_id=number)]}
+        return {**_labelled([_agent(row, clock.now())])[0], "runners": [_target(one) for one in store.targets(agent_id=number)]}
 
     def set_by_hand(self, number: int, by_hand: bool, caller: Caller) -> dict[str, Any]:
         """Switch desired state off or on for an agent. Raises NotFound."""
@@ -308,6 +309,18 @@ def _agent(row: agent_rows.Row, now: float) -> dict[str, Any]:
     return {"id": row.id, "node_id": row.node_id, "url": row.url, "tag": row.tag, "status": logagents.status_of(age_s),
             "by_hand": bool(row.by_hand), "last_seen_at": clock.rfc3339(row.seen_at), "silent_s": round(age_s, 3),
             "registered_at": clock.rfc3339(row.registered_at)}
+
+
+def _labelled(views: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With what our own agents say of themselves, and the jobs on their nodes now."""
+    said = agent_rows.labels([view["node_id"] for view in views])
+    hosts = {number: int(labels["node_id"]) for number, labels in said.items() if labels.get("node_id", "").isdigit()}
+    held = jobs_on(sorted(set(hosts.values())))
+    for view in views:
+        number = view["node_id"]
+        view["labels"] = said.get(number, {})
+        view["jobs"] = held.get(hosts.get(number, 0), [])
+    return views
 
 
 def _target(one: store.Target) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cloudsched.domain import moves
+from cloudsched.domain.tasks import BATCH_KINDS, DEFAULT_RETRIES
 from cloudsched.services import waiters
-from cloudsched.store import jobs
+from cloudsched.store import devices, jobs
 from cloudsched.store.db import Tx
 from cloudsched.store.moves import move
 
@@ -72,6 +73,7 @@ def settle(tx: Tx, results: Sequence[jobs.Result], *, node_id: int, at: float) -
             ends.append((r.id, r.state))
     if final:
         jobs.finish(tx, final, node_id=node_id)
+        _count(tx, final, node_id)
     for r, pause_s in again:
         _try_again(tx, r, pause_s, node_id=node_id, at=at)
     if ends:
@@ -79,6 +81,13 @@ def settle(tx: Tx, results: Sequence[jobs.Result], *, node_id: int, at: float) -
     if stopped:
         redeliver(tx, stopped, at=at, reason="the node stopped")
     return refused
+
+
+def _count(tx: Tx, final: Sequence[jobs.Result], node_id: int) -> None:
+    """What the node has done so far, where that is kept."""
+    completed = sum(1 for r in final if r.event == "succeed")
+    failed = [r.reason or r.state for r in final if r.event in ("fail", "time_out")]
+    devices.count_tasks(tx, node_id, completed=completed, failed=len(failed), error=failed[-1] if failed else "")
 
 
 def _try_again(tx: Tx, r: jobs.Result, pause_s: float, *, node_id: int, at: float) -> None:
@@ -103,7 +112,14 @@ def release_due(tx: Tx, at: float) -> list[int]:
 def redeliver(tx: Tx, items: Sequence[tuple[int, int]], *, at: float, reason: str) -> list[int]:
     """Take (job, attempt) away from a node that has lost them: back to the queue, or failed after too many losses."""
     back = []
+    tasks = jobs.tasks_among(tx, [number for number, _ in items], BATCH_KINDS)
     for number, attempt in items:
+        if number in tasks:
+            node_id, retries, limit = tasks[number]
+            if retries >= (DEFAULT_RETRIES if limit is None else limit):
+                _lost_for_good(tx, number, attempt, node_id, at=at, reason=reason)
+                continue
+            jobs.set_retries(tx, number, retries + 1)
         # Attempts also count retries and jobs given back: only a job that was claimed so often can have been lost so often.
         losses = jobs.losses(tx, number) + 1 if attempt > LOST_LIMIT else 0
         if losses > LOST_LIMIT:
@@ -115,6 +131,17 @@ def redeliver(tx: Tx, items: Sequence[tuple[int, int]], *, at: float, reason: st
     done = jobs.requeue(tx, back, "lose", at=at, reason=reason)
     _after_requeue(tx, done, at)
     return done
+
+
+def _lost_for_good(tx: Tx, number: int, attempt: int, node_id: int | None, *, at: float, reason: str) -> None:
+    """A task that was lost more often than it may be (contract 11.5); one that is to be cancelled is cancelled."""
+    if move(tx, "job", number, "cancel", at=at, guard=("attempt = ? AND goal = 'cancel'", (attempt,)), note={"reason": reason}):
+        after_end(tx, [(number, "cancelled")], at=at)
+    elif move(tx, "job", number, "fail", at=at, reason=reason, guard=("attempt = ?", (attempt,)),
+              note={"node": node_id, "attempt": attempt, "reason": reason}):
+        after_end(tx, [(number, "failed")], at=at)
+        if node_id is not None:
+            devices.count_tasks(tx, node_id, failed=1, error=reason)
 
 
 def give_back(tx: Tx, items: Sequence[tuple[int, int]], *, at: float) -> None:

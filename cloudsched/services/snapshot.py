@@ -143,7 +143,7 @@ def cloud_view(cloud: Cloud, banned: frozenset[str] = frozenset()) -> CloudView:
         priority=cloud.priority, max_memory_mb=cloud.memory_mb, max_storage_gb=cloud.storage_gb, cpu_cores=cloud.cores,
         max_node_memory_mb=cloud.max_node_memory_mb, networks=cloud.network_names, boot_timeout_s=cloud.boot_timeout_s,
         keep_alive_s=cloud.keep_alive_s, security_groups=tuple(cloud.option.get("security_group", ())),
-        requires_image=cloud.kind in EC2_TYPES, banned_images=banned,
+        requires_image=cloud.kind in EC2_TYPES and not any(map(cloud.option.get, ("image", "images"))), banned_images=banned,
         # Reachable again but still switched off for its trouble: `error_since` stays, the text is gone.
         connection_problem=cloud.error_since is not None and bool(cloud.error_text),
         connection_failed_at=cloud.error_since, auto_disabled=cloud.disabled_at is not None,
@@ -245,6 +245,8 @@ def _groups(tx: Tx, now: float) -> tuple[list[JobGroup], list[RunningJob]]:
     groups = []
     for shape_id in sorted(queued.keys() | running.keys()):
         shape = known[shape_id]
+        if shape.source == "task":
+            continue  # machines that are there take them; nothing is booted for them
         waiting = queued.get(shape_id, 0) - len(placed[shape_id]) - banned[shape_id]
         most = max(HEADS, shape.cores if shape.job_per_core else 1) + min(BLOCKED_HEADS, len(hidden[shape_id]))
         rows = picture.heads(tx, shape_id, at=now, limit=most) if waiting else []

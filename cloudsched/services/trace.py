@@ -7,7 +7,7 @@ from typing import Any
 
 from cloudsched import clock
 from cloudsched.services import jobs as job_service
-from cloudsched.services import listing
+from cloudsched.services import listing, why
 from cloudsched.services import nodes as node_service
 from cloudsched.store import events, listings
 from cloudsched.store.events import Event
@@ -40,7 +40,7 @@ def job(reference: int | str) -> dict[str, Any]:
     return {
         "subject": {"kind": "job", "id": found.id, "name": found.name, "key": found.key, "state": found.state},
         "job": view, "events": _with_gaps(history), "attempts": attempts, "nodes": rows,
-        "boot_failures": [{"cloud": cloud, "code": code, "text": text, "at": clock.rfc3339(at)}
+        "boot_failures": [{"cloud": cloud, "code": code, "text": why.told(text), "at": clock.rfc3339(at)}
                           for cloud, code, text, at in listings.boot_failures(found.id)],
     }
 

@@ -5,19 +5,24 @@ Other processes are not seen from here: a waiter looks again every second when t
 
 from __future__ import annotations
 
+import heapq
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+
+from cloudsched.store.jobs import Claimed
 
 
 class Waiter:
-    """One held request. `replaced`: a newer one of the same node has come; this one must end without claiming."""
+    """One held request. `replaced`: a newer one of the same node has come; this one must end without claiming.
+    `load`: the part of its room that is taken."""
 
-    __slots__ = ("event", "fits", "node_id", "replaced")
+    __slots__ = ("event", "fits", "load", "node_id", "replaced")
 
-    def __init__(self, node_id: int, fits: Callable[[int], bool]) -> None:
+    def __init__(self, node_id: int, fits: Callable[[int], bool], load: float) -> None:
         self.node_id = node_id
         self.fits = fits
+        self.load = load
         self.event = threading.Event()
         self.replaced = False
 
@@ -26,6 +31,10 @@ _lock = threading.Lock()
 _waiting: dict[int, Waiter] = {}
 _slots = threading.BoundedSemaphore(48)
 _stopping = threading.Event()
+# Kind of job -> the node of this process's agents that was last handed one: what it needs may still be there.
+_ran: dict[str, int] = {}
+_KINDS_KEPT = 1000
+_COMMAND = '{"kind":"command"'
 
 
 def configure(most: int) -> None:
@@ -44,12 +53,12 @@ def stop() -> None:
 
 
 @contextmanager
-def waiting(node_id: int, fits: Callable[[int], bool]) -> Iterator[Waiter | None]:
+def waiting(node_id: int, fits: Callable[[int], bool], *, load: float = 0.0) -> Iterator[Waiter | None]:
     """Register a waiter; None when too many wait already (answer at once instead)."""
     if _stopping.is_set() or not _slots.acquire(blocking=False):
         yield None
         return
-    waiter = Waiter(node_id, fits)
+    waiter = Waiter(node_id, fits, load)
     try:
         with _lock:
             older = _waiting.get(node_id)
@@ -72,19 +81,28 @@ def wake_node(node_id: int) -> None:
         waiter.event.set()
 
 
-def wake_shapes(counts: Iterable[tuple[int, int]]) -> None:
-    """Jobs of these shapes were queued: wake at most as many fitting waiters as there are jobs."""
+def wake_shapes(counts: Iterable[tuple[int, int]], *, kind: str = "command") -> None:
+    """Jobs of these shapes were queued: wake at most as many fitting waiters as there are jobs. The least loaded come
+    first, then the one that last ran this kind, then by number (contract 11.4)."""
     if not _waiting:
         return
+    last = _ran.get(kind)
     with _lock:
         for shape_id, jobs in counts:
-            left = jobs
-            for waiter in _waiting.values():
-                if left <= 0:
-                    break
-                if not waiter.event.is_set() and waiter.fits(shape_id):
-                    waiter.event.set()
-                    left -= 1
+            free = [waiter for waiter in _waiting.values() if not waiter.event.is_set() and waiter.fits(shape_id)]
+            if len(free) > jobs:
+                free = heapq.nsmallest(jobs, free, key=lambda one: (one.load, one.node_id != last, one.node_id))
+            for waiter in free:
+                waiter.event.set()
+
+
+def note_ran(node_id: int, claimed: Sequence[Claimed]) -> None:
+    """Remember which node runs what; commands leave nothing behind that the next one could use."""
+    for job in claimed:
+        if not job.spec.startswith(_COMMAND):
+            if len(_ran) >= _KINDS_KEPT:
+                _ran.clear()
+            _ran[job.spec[9:job.spec.find('"', 9)]] = node_id
 
 
 def held() -> int:

@@ -62,6 +62,11 @@ class Filter:
     subject_id: int | None = None
     kind: str = ""
 
+    def holds(self, event: Event) -> bool:
+        """Is this event wanted?"""
+        return (self.subject_kind in ("", event.subject_kind) and self.subject_id in (None, event.subject_id)
+                and event.kind.startswith(self.kind))
+
 
 def view(event: Event) -> EventView:
     """A row as readers see it."""

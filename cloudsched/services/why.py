@@ -13,10 +13,12 @@ from cloudsched import clock
 from cloudsched.domain import admission, moves
 from cloudsched.domain.entities import Job, Node
 from cloudsched.domain.scheduling import why as rules
-from cloudsched.services import agent_rules, snapshot
+from cloudsched.services import agent_rules, fleet_config, machines, snapshot
 from cloudsched.services import jobs as job_service
 from cloudsched.services import nodes as node_service
 from cloudsched.store import clouds, jobs, listings, nodes, shapes, system
+from cloudsched.store import devices as device_rows
+from cloudsched.store.db import read
 
 NODES_SHOWN = 50
 MISSED_BEATS = 3
@@ -47,7 +49,8 @@ _PASSING = frozenset({"slots", "memory", "storage", "blocked"})
 
 def _held(found: Job) -> tuple[str, list[Reason]]:
     text = (found.reason or "it was submitted held").rstrip(".")
-    refused = [reason for reason in _cloud_refusals(found) if reason["rule"] not in _PASSING]
+    asks_no_cloud = shapes.get(found.shape_id).source == "task"
+    refused = [] if asks_no_cloud else [reason for reason in _cloud_refusals(found) if reason["rule"] not in _PASSING]
     return "It is held: release it to let it go on.", [_reason("held", f"Held: {text}."), *_open_needs(found), *refused]
 
 
@@ -112,6 +115,9 @@ def _queued(found: Job) -> tuple[str, list[Reason]]:
     for node, refused in _refusing_nodes(found):
         admitting += [] if refused else [node.name]
         reasons += refused[:1]
+    if shape.source == "task":
+        text = "It is queued; it waits for a machine that is here, nothing is booted for it."
+        return (_taken_by(admitting) if admitting else text), _shortened(reasons)
     banned = found.ban_until is not None and found.ban_until > at
     picture = snapshot.with_job(snapshot.build(at), shape, found.id, found.priority)
     try:
@@ -122,18 +128,38 @@ def _queued(found: Job) -> tuple[str, list[Reason]]:
     by_cloud = [_of_rule(one, cloud) for cloud, refused in answer.clouds.items() for one in refused]
     blocked = [_reason("blocked", f"{cloud} is not tried for it until {clock.rfc3339(until)}, after a failed boot.",
                        cloud=cloud) for cloud, until in listings.blocks(found.id, at)]
-    late = _late_loops()
-    verdict = _verdict(answer, admitting, late)
-    return verdict, [*late, *general, *by_cloud, *blocked, *_shortened(reasons), *_failed_boots(found)]
+    late, away = _late_loops(), _out_of_reach(answer)
+    verdict = _verdict(answer, admitting, late, away)
+    return verdict, [*late, *general, *away, *by_cloud, *blocked, *_shortened(reasons), *_failed_boots(found)]
 
 
-def _verdict(answer: rules.JobAnswer, admitting: list[str], late: list[Reason]) -> str:
+def _verdict(answer: rules.JobAnswer, admitting: list[str], late: list[Reason], away: list[Reason]) -> str:
     if admitting:
-        more = f" and {len(admitting) - 1} more" if len(admitting) > 1 else ""
-        return f"It is queued; {admitting[0]}{more} can take it, when it is its turn."
+        return _taken_by(admitting)
     if late:
         return f"It is queued. {late[0]['text']}"
+    fits = {cloud for cloud, refused in answer.clouds.items() if all(one.rule in _PASSING for one in refused)}
+    if away and fits <= {one["cloud"] for one in away}:
+        return "It is queued. " + " ".join(one["text"] for one in away)
     return f"It is queued. {answer.text}"
+
+
+def _out_of_reach(answer: rules.JobAnswer) -> list[Reason]:
+    """The clouds that would do but for not answering."""
+    found = []
+    for cloud in clouds.all_clouds():
+        refused = answer.clouds.get(cloud.name)
+        if refused is None or cloud.error_since is None or not cloud.error_text:
+            continue
+        if all(one.rule in _PASSING for one in refused):
+            text = f"{cloud.name} cannot be reached since {clock.rfc3339(cloud.error_since)}: {cloud.error_text}"
+            found.append(_reason("unreachable", text, have="unreachable", need="reachable", cloud=cloud.name))
+    return found
+
+
+def _taken_by(admitting: list[str]) -> str:
+    more = f" and {len(admitting) - 1} more" if len(admitting) > 1 else ""
+    return f"It is queued; {admitting[0]}{more} can take it, when it is its turn."
 
 
 def _of_rule(one: Any, cloud: str = "") -> Reason:
@@ -161,16 +187,26 @@ def _late_loops() -> list[Reason]:
 
 
 def _failed_boots(found: Job) -> list[Reason]:
-    return [_reason("boot_failed", f"{clock.rfc3339(at)}: {text}", have=code, cloud=cloud)
+    return [_reason("boot_failed", f"{clock.rfc3339(at)}: {told(text)}", have=code, cloud=cloud)
             for cloud, code, text, at in listings.boot_failures(found.id, limit=5)]
+
+
+def told(text: str) -> str:
+    """What is kept of a failed boot as one line: the contract's sentence, then what the place said."""
+    sentence, _, rest = text.partition("\n")
+    return f"{sentence}: {rest}" if rest and rest != sentence else sentence
 
 
 def _refusing_nodes(found: Job) -> Iterator[tuple[Node, list[Reason]]]:
     """Each live node with what refuses the job there, first rule first; nothing when it may take it."""
-    shape, names, busy, at = shapes.get(found.shape_id), _names(), nodes.counts_in_hand(), clock.now()
+    shape, names, busy, at = shapes.get(found.shape_id), machines.cloud_names(), nodes.counts_in_hand(), clock.now()
+    rows = {row.node_id: row for row in device_rows.listed()}
     for node in nodes.live():
-        machine = admission.Machine(node.user, node.vm_type, node.cores, node.memory_mb, node.storage_gb,
-                                    names.get(node.cloud_id, frozenset()))
+        row = rows.get(node.id)
+        machine = machines.machine(
+            machines.facts(node.id, node.version), node.id, user=node.user, vm_type=node.vm_type, cores=node.cores,
+            memory_mb=node.memory_mb, storage_gb=node.storage_gb, cloud_names=names.get(node.cloud_id, frozenset()),
+            takes=machines.takes_of(row.takes) if row is not None else None)
         refused = [_reason(one.rule, one.text, have=_plain(one.have), need=_plain(one.need), node=node.name)
                    for one in admission.refusals(machine, shape)]
         yield node, refused or list(_unable(node, busy.get(node.id, 0), at))
@@ -183,20 +219,20 @@ def _unable(node: Node, jobs_now: int, at: float) -> Iterator[Reason]:
     elif node.goal != "run":
         yield _reason("goal", f"The node takes nothing new: its goal is {node.goal}.", have=node.goal, need="run",
                       node=node.name)
-    elif node.last_seen_at is None or at - node.last_seen_at > agent_rules.rules.lease_s:
+    elif node.last_seen_at is None or at - node.last_seen_at > _patience_s(node):
         age = "never" if node.last_seen_at is None else f"{at - node.last_seen_at:.0f} s ago"
-        yield _reason("silent", f"The node was heard from {age}.", have=age, need=agent_rules.rules.lease_s, node=node.name)
+        yield _reason("silent", f"The node was heard from {age}.", have=age, need=_patience_s(node), node=node.name)
     elif jobs_now >= max(1, node.slots):
         yield _reason("busy", f"The node has {jobs_now} jobs in hand and room for {node.slots}.", have=jobs_now,
                       need=node.slots, node=node.name)
 
 
-def _names() -> dict[int, frozenset[str]]:
-    """cloud id -> its name and the aliases that stand for it, lower case."""
-    aliases = clouds.aliases()
-    return {cloud.id: frozenset({cloud.name} | {alias.lower() for alias, members in aliases.items()
-                                                if cloud.name in (name.lower() for name in members)})
-            for cloud in clouds.all_clouds(removed=True)}
+def _patience_s(node: Node) -> float:
+    """How long a machine may be silent: a lease, or, of a device, the fleet's threshold."""
+    row = device_rows.of_node(read(), node.id)
+    if row is None or row.via == device_rows.MACHINE:
+        return agent_rules.rules.lease_s
+    return fleet_config.current().offline_threshold_s
 
 
 def _shortened(reasons: list[Reason]) -> list[Reason]:

@@ -13,14 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .loading import hand_over, load
-from .rules import is_loopback, keys_always
+from .rules import is_loopback, keys_always, retire_cluster_keys
 from .sections import CloudScheduler, Listener, LocalCloud, Row, Settings, mask_url
 
 if TYPE_CHECKING:
     from .machine import Finding
 
 __all__ = ["CloudScheduler", "Listener", "LocalCloud", "Row", "Settings", "check", "hand_over", "is_loopback",
-           "keys_always", "load", "mask_url"]
+           "keys_always", "load", "mask_url", "retire_cluster_keys"]
 
 
 def check(settings: Settings, *, ports: bool = True) -> list[Finding]:

@@ -74,6 +74,21 @@ def url(default: str, doc: str, *, shown_default: str = "") -> str:
     return _declare(default, Key("url", doc, secret=True, shown_default=shown_default), hidden=True)
 
 
+def secret(default: str, doc: str) -> str:
+    """A text that is never shown."""
+    return _declare(default, Key("text", doc, secret=True), hidden=True)
+
+
+def names(default: tuple[str, ...], doc: str) -> tuple[str, ...]:
+    """A list of words, in text with commas between."""
+    return _declare(default, Key("names", doc))
+
+
+def secrets(doc: str) -> tuple[str, ...]:
+    """A list of words that are never shown."""
+    return _declare((), Key("names", doc, secret=True), hidden=True)
+
+
 def networks(doc: str) -> tuple[str, ...]:
     """A list of networks in CIDR form."""
     return _declare((), Key("networks", doc))

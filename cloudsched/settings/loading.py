@@ -80,7 +80,10 @@ def _keys() -> dict[str, Key]:
 
 def _refusal(name: str, raw: Raw, message: str) -> FieldError:
     value = raw.value
+    known = declared_keys().get(name)
     shown = mask_url(value) if name == "database.url" and isinstance(value, str) else repr(value)
+    if known is not None and known.secret and known.kind != "url":
+        shown = "what was given"
     return FieldError(name, f"{message}, not {shown} ({raw.origin})")
 
 

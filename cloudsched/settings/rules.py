@@ -10,6 +10,7 @@ from cloudsched.errors import FieldError
 
 from .sections import Settings
 
+TOKEN_MIN = 4
 # Dialects that carry no authentication of their own -> the key with their allow-list.
 FENCED = {"cloud_scheduler": "access.cloud_scheduler_networks", "logkit": "access.logkit_networks"}
 
@@ -36,6 +37,16 @@ def keys_always(settings: Settings) -> bool:
     return settings.access.require_keys == "yes" or (settings.access.require_keys == "auto" and beyond)
 
 
+def retire_cluster_keys(settings: Settings) -> bool:
+    """Must callers of the retire_cluster dialect have a key, whether or not the system has keys of its own?
+
+    With `auto` the first key in force asks for keys too (`services.access.Gate.needs_key`).
+    """
+    section, listener = settings.retire_cluster, settings.listener("retire_cluster")
+    beyond = listener is not None and not is_loopback(listener.host) and not settings.access.retire_cluster_networks
+    return section.auth == "yes" or (section.auth == "auto" and (bool(section.api_keys) or beyond))
+
+
 def _binding(settings: Settings) -> list[FieldError]:
     errors = []
     for dialect, key in FENCED.items():
@@ -51,6 +62,37 @@ def _binding(settings: Settings) -> list[FieldError]:
             "access.require_keys", f"the native API would listen on {native.host} without keys; set "
             "access.require_keys to yes, or bind 127.0.0.1"))
     return errors
+
+
+def _retire_cluster(settings: Settings) -> list[FieldError]:
+    """Contract 5, 12.7: what must be said before anybody beyond this machine is listened to."""
+    section, errors = settings.retire_cluster, []
+    http, tcp = settings.listener("retire_cluster"), settings.listener("retire_cluster_tcp")
+    if section.auth == "yes" and not section.api_keys:
+        errors.append(FieldError("retire_cluster.api_keys", "retire_cluster.auth is on, but there is no key: set at least one, "
+                                 "or set retire_cluster.auth to auto"))
+    if http and not is_loopback(http.host) and section.auth == "no" and not settings.access.retire_cluster_networks:
+        errors.append(FieldError(
+            "retire_cluster.auth", f"the retire_cluster dialect would listen on {http.host} without keys; set "
+            "retire_cluster.auth to yes or auto, set access.retire_cluster_networks to those that may call, or bind 127.0.0.1"))
+    if tcp and not is_loopback(tcp.host) and not section.join_token and not section.allow_legacy_workers:
+        errors.append(FieldError(
+            "listen.retire_cluster_bind", f"native workers would be listened to on {tcp.host} without a token; set "
+            "retire_cluster.join_token, allow those that only report with retire_cluster.allow_legacy_workers, set "
+            "listen.retire_cluster_tcp to 0, or bind 127.0.0.1"))
+    if section.join_token and len(section.join_token) < TOKEN_MIN:
+        errors.append(FieldError("retire_cluster.join_token", f"is too short; use at least {TOKEN_MIN} characters"))
+    errors += [FieldError("retire_cluster.api_keys", f"key {number} is too short; use at least {TOKEN_MIN} characters")
+               for number, key in enumerate(section.api_keys, start=1) if len(_plain_key(key)) < TOKEN_MIN]
+    if section.offline_threshold_s < section.heartbeat_interval_s:
+        errors.append(FieldError("retire_cluster.offline_threshold_s", "must be at least retire_cluster.heartbeat_interval_s "
+                                 f"({section.heartbeat_interval_s})"))
+    return errors
+
+
+def _plain_key(text: str) -> str:
+    key, colon, level = text.rpartition(":")
+    return key if colon and level in ("read", "write", "admin") else text
 
 
 def _ports(settings: Settings) -> list[FieldError]:
@@ -111,4 +153,4 @@ def _public_url(settings: Settings) -> list[FieldError]:
 
 
 _RULES: tuple[Callable[[Settings], list[FieldError]], ...] = (
-    _binding, _ports, _database, _times, _public_url)
+    _binding, _retire_cluster, _ports, _database, _times, _public_url)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from cloudsched.classic.server_conf import GeneralConf, JobDefaults, LoggingConf
 
-from .declare import Key, boolean, declared, integer, networks, path, seconds, text, url, word
+from .declare import Key, boolean, declared, integer, names, networks, path, seconds, secret, secrets, text, url, word
 
 LEVELS = ("VERBOSE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _DAY_S = 86400.0
@@ -38,10 +38,13 @@ class Listen:
     cloud_scheduler_admin: int = integer(8112, "Port of the cloud_scheduler dialect for operations.", **_PORT)
     native: int = integer(8100, "Port of the native API and the dashboard.", **_PORT)
     logkit: int = integer(8090, "Port of the logkit dialect: the master that log agents register with.", **_PORT)
+    retire_cluster: int = integer(8081, "Port of the retire_cluster dialect: devices and tasks over HTTP.", **_PORT)
+    retire_cluster_tcp: int = integer(8082, "Port of the native protocol of retire_cluster workers (no HTTP).", **_PORT)
     cloud_scheduler_bind: str = text("", "Address of the two cloud_scheduler listeners.",
                                      shown_default="listen.bind")
     native_bind: str = text("", "Address of the native listener.", shown_default="listen.bind")
     logkit_bind: str = text("", "Address of the logkit listener.", shown_default="listen.bind")
+    retire_cluster_bind: str = text("", "Address of the two retire_cluster listeners.", shown_default="listen.bind")
     port_offset: int = integer(0, "Added to every port, so that instances run side by side.",
                                low=0, high=57000)
     public_url: str = text("", "URL under which nodes reach the native API.",
@@ -61,6 +64,10 @@ class Access:
     logkit_networks: tuple[str, ...] = networks(
         "Networks that may call the logkit dialect, which has no keys: those of its log agents and their "
         "administrators. Loopback always may.")
+    retire_cluster_networks: tuple[str, ...] = networks(
+        "Networks that may call the retire_cluster dialect, and whose machines may join without a token while "
+        "retire_cluster.join_token is not set. Empty: any may call, with a key; those of this machine may join. Loopback "
+        "always may.")
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,58 @@ class Logkit:
                                       low=0.05, high=86400)
     attempts_max: int = integer(10, "Refusals of an agent after which a runner is given up there, until it is applied "
                                     "again.", low=1, high=1000)
+    on_nodes: bool = boolean(False, "Nodes get a log agent beside their agent: what jobs write, and what the agents say, "
+                                    "outlives the machine. A cloud's option `log_agent` (true, false, or a tag) goes first. "
+                                    "Holds for a node from its next join on.")
+    node_tag: str = text("nodes", "Tag of the log agents of nodes.")
+    node_masters: str = text("", "Masters that log agents of nodes register with: URLs, comma between.",
+                             shown_default="the logkit listener, where nodes can reach it")
+    node_networks: tuple[str, ...] = networks(
+        "Networks that may call the log agents of nodes, which have no keys. Empty: only the node itself; what is wanted "
+        "on their tag is then told them through the agent.")
+    node_flush_s: float = seconds(10, "How long a machine that is taken away may still deliver its logs.", low=0, high=600)
+    node_spool_mb: int = integer(64, "Disk space of a node for what its log agent has not read yet; beyond it, output of "
+                                     "jobs that have ended is dropped and counted.", low=1, high=65536)
+    node_queue_mb: int = integer(256, "Disk space of a node for what could not be delivered yet.", low=1, high=65536)
+    node_rate_mb: float = seconds(8, "MB of logs taken from one node in a second.", low=0.01, high=10_000)
+    node_file_mb: int = integer(8, "Size at which a file of collected logs is followed by the next.", low=1, high=1024)
+    node_keep_mb: int = integer(64, "Kept of each node; the oldest file goes first.", low=1, high=1 << 20)
+    nodes_keep_mb: int = integer(4096, "Kept of all nodes together.", low=1, high=1 << 30)
+    node_keep_days: float = seconds(30, "Collected logs older than this are removed; 0 keeps them for ever.", low=0,
+                                    high=36500)
+
+
+@dataclass(frozen=True)
+class RetireCluster:
+    """Retired machines that join by themselves, and the tasks they run."""
+
+    auth: str = word("auto", "Keys on the retire_cluster dialect: yes, no, auto: as soon as there is a key, and always "
+                             "beyond loopback (unless access.retire_cluster_networks says who may call).", words=_AUTO)
+    api_keys: tuple[str, ...] = secrets("Keys of this dialect beside those of the system, each KEY, KEY:read, KEY:write or "
+                                        "KEY:admin (the same as KEY).")
+    rate_limit: bool = boolean(True, "Count requests of each key, or of each address without one.")
+    read_limit: int = integer(1000, "Reading requests in a window.", low=1, high=1_000_000_000)
+    write_limit: int = integer(100, "Changing requests in a window.", low=1, high=1_000_000_000)
+    rate_window_s: float = seconds(900, "Length of a window; it begins with the first request.", low=1, high=86400)
+    streams_max: int = integer(10, "Monitor streams of one caller at once.", low=1, high=10_000)
+    cors: bool = boolean(True, "Let web pages of other origins read the answers (never with credentials).")
+    cors_origins: tuple[str, ...] = names(("*",), "Origins that may; * is any.")
+    join_token: str = secret("", "Token with which machines join and native workers speak. Empty: those of this machine, and "
+                                 "of access.retire_cluster_networks, need none.")
+    allow_legacy_workers: bool = boolean(False, "Let workers without the token register and report. They never get tasks.")
+    spill_over: bool = boolean(False, "Boot cloud machines for tasks that no machine here can take now.")
+    heartbeat_interval_s: int = integer(60, "Pause between heartbeats of devices. May be changed while the server runs.",
+                                        low=10, high=300)
+    offline_threshold_s: int = integer(300, "A device that is silent for longer is offline and loses its tasks. May be "
+                                            "changed while the server runs.", low=30, high=3600)
+    task_timeout_s: int = integer(3600, "Longest time limit of a task. May be changed while the server runs.",
+                                  low=1, high=86400)
+    max_connections: int = integer(100, "Connections of native workers at once. May be changed while the server runs.",
+                                   low=1, high=1000)
+    tls_certificate: str = path("", "PEM file with the certificate of the native protocol's port. Empty: no TLS there.")
+    tls_key: str = path("", "PEM file with its private key.", shown_default="retire_cluster.tls_certificate")
+    task_retention_days: float = seconds(30, "Ended tasks older than this are removed; 0: with other jobs "
+                                             "(jobs.retention_days).", low=0, high=36500)
 
 
 @dataclass(frozen=True)
@@ -214,6 +273,8 @@ class CloudScheduler:
     config_file: str = path("", "Path of `cloud_scheduler.conf`; `none` reads none.",
                             shown_default="searched in ~/.cloudscheduler, /etc/cloudscheduler, "
                                           "/usr/local/share/cloud-scheduler")
+    user_data_dir: str = path("", "The directory of files that jobs may name in `VMUserData`: their machines get what is in "
+                                  "them. Empty: jobs may name none.")
     general: GeneralConf = GeneralConf()
     job: JobDefaults = JobDefaults()
     logging: LoggingConf = LoggingConf()
@@ -239,6 +300,7 @@ class Listener(NamedTuple):
     dialect: str
     host: str
     port: int
+    protocol: str = "http"
 
 
 @dataclass(frozen=True)
@@ -253,6 +315,7 @@ class Settings:
     engine: Engine = Engine()
     agent: Agent = Agent()
     logkit: Logkit = Logkit()
+    retire_cluster: RetireCluster = RetireCluster()
     events: Events = Events()
     jobs: Jobs = Jobs()
     log: Log = Log()
@@ -286,8 +349,13 @@ class Settings:
     def listeners(self) -> tuple[Listener, ...]:
         """The addresses to listen on, ports shifted; those switched off are left out."""
         ports = ((name, dialect, getattr(self.listen, name)) for name, dialect in LISTENERS.items())
-        return tuple(Listener(name, dialect, self._host(dialect), port + self.listen.port_offset)
+        return tuple(Listener(name, dialect, self._host(dialect), port + self.listen.port_offset,
+                              "tcp" if name in NOT_HTTP else "http")
                      for name, dialect, port in ports if port)
+
+    def http_listeners(self) -> tuple[Listener, ...]:
+        """Those of `listeners()` that speak HTTP: the web server's own."""
+        return tuple(item for item in self.listeners() if item.protocol == "http")
 
     def listener(self, name: str) -> Listener | None:
         """One listener by its key in [listen], or None when it is off."""
@@ -324,12 +392,15 @@ class Settings:
 
 # Listener name (its key in [listen]) -> dialect that answers there.
 LISTENERS = {"cloud_scheduler_info": "cloud_scheduler", "cloud_scheduler_admin": "cloud_scheduler",
-             "native": "native", "logkit": "logkit"}
+             "native": "native", "logkit": "logkit", "retire_cluster": "retire_cluster",
+             "retire_cluster_tcp": "retire_cluster"}
+# Listeners that a server of their own serves.
+NOT_HTTP = frozenset({"retire_cluster_tcp"})
 
 SECTIONS: Mapping[str, type] = MappingProxyType({
     "state": State, "listen": Listen, "access": Access, "database": Database, "web": Web, "engine": Engine,
-    "agent": Agent, "logkit": Logkit, "events": Events, "jobs": Jobs, "log": Log, "local": Local,
-    "cloud_scheduler": CloudScheduler,
+    "agent": Agent, "logkit": Logkit, "retire_cluster": RetireCluster, "events": Events, "jobs": Jobs, "log": Log,
+    "local": Local, "cloud_scheduler": CloudScheduler,
 })
 
 
@@ -352,6 +423,8 @@ def shown(value: Any, key: Key | None = None) -> str:
     """A value as text; a password in a URL becomes asterisks."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if key is not None and key.secret and key.kind != "url":
+        return "***" if value else ""
     if isinstance(value, tuple):
         return ", ".join(item.name if isinstance(item, LocalCloud) else str(item) for item in value)
     if value is None:

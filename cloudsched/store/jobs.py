@@ -205,6 +205,15 @@ def holds(tx: Tx, node_id: int, job_id: int, *, attempt: int | None = None, lock
     return tx.one(sql + (tx.lock_rows if lock else ""), args) is not None
 
 
+def taken(tx: Tx, node_id: int, held: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Those of (job, attempt) that ended here, not there: cancelled, or over their time."""
+    if not held:
+        return []
+    wanted = set(held)
+    sql = f"SELECT id, attempt FROM job WHERE id IN ({_marks(held)}) AND node_id = ? AND state IN ('cancelled', 'timeout')"
+    return [(row[0], row[1]) for row in tx.all(sql, (*(job for job, _ in held), node_id)) if (row[0], row[1]) in wanted]
+
+
 def doubt(tx: Tx, node_id: int, *, at: float) -> None:
     """What a node holds counts as handed out at `at`: unless the node names it, it goes back to the queue."""
     tx.run(f"UPDATE job SET assigned_at = ? WHERE node_id = ? AND state IN {LIVE}", (at, node_id))
@@ -230,6 +239,26 @@ def losses(tx: Tx, number: int) -> int:
     """How often a job was taken from a node that had lost it, as far as events are kept."""
     sql = "SELECT count(*) FROM event WHERE subject_kind = 'job' AND subject_id = ? AND kind = 'job.lose'"
     return int(tx.value(sql, (number,)))
+
+
+def tasks_among(tx: Tx, ids: Sequence[int], batch_kinds: Sequence[str]) -> dict[int, tuple[int | None, int, int | None]]:
+    """Those that are tasks (not of `batch_kinds`): id -> (node, retries, how often it may be lost; None: not said)."""
+    if not ids:
+        return {}
+    sql = (f"SELECT id, node_id, retries, max_retries, attributes FROM job WHERE id IN ({_marks(ids)}) "
+           f"AND kind NOT IN ({_marks(batch_kinds)})")
+    found: dict[int, tuple[int | None, int, int | None]] = {}
+    for number, node_id, retries, max_retries, attributes in tx.all(sql, (*ids, *batch_kinds)):
+        given = max_retries or None
+        if '"task"' in attributes:
+            given = json.loads(attributes).get("task", {}).get("max_retries", given)
+        found[number] = node_id, retries, given
+    return found
+
+
+def set_retries(tx: Tx, number: int, retries_: int) -> None:
+    """How often a job was tried again so far."""
+    tx.run("UPDATE job SET retries = ? WHERE id = ?", (retries_, number))
 
 
 # what the scheduling job notes
@@ -422,12 +451,13 @@ def conditions(equal: dict[str, Any], states: Sequence[str] = ()) -> tuple[list[
     return where, args
 
 
-def forget(tx: Tx, before: float, *, limit: int = 2000) -> int:
-    """Delete jobs that ended before `before`, with their bytes; returns how many."""
+def forget(tx: Tx, before: float, *, limit: int = 2000, not_kinds: Sequence[str] = ()) -> int:
+    """Delete jobs (of any but `not_kinds`) that ended before `before`, with their bytes; returns how many."""
+    other = f" AND kind NOT IN ({_marks(not_kinds)})" if not_kinds else ""
     ids = [row[0] for row in tx.all(
-        "SELECT id FROM job WHERE state IN ('succeeded', 'failed', 'timeout', 'cancelled') AND ended_at < ? "
-        "ORDER BY id LIMIT ?", (before, limit))]
-    for table, column in (("job_data", "job_id"), ("job_need", "job_id"), ("job_need", "on_id"),
+        f"SELECT id FROM job WHERE state IN ('succeeded', 'failed', 'timeout', 'cancelled') AND ended_at < ?{other} "
+        "ORDER BY id LIMIT ?", (before, *not_kinds, limit))]
+    for table, column in (("job_data", "job_id"), ("job_checkpoint", "job_id"), ("job_need", "job_id"), ("job_need", "on_id"),
                           ("job_boot_failure", "job_id"), ("job_block", "job_id"), ("job", "id")):
         tx.many(f"DELETE FROM {table} WHERE {column} = ?", [(number,) for number in ids])
     return len(ids)

@@ -73,6 +73,17 @@ def node_places(ids: Iterable[int]) -> dict[int, tuple[str, str]]:
     return {number: (name, cloud) for number, name, cloud in read().all(sql, wanted)}
 
 
+def jobs_on(node_ids: Sequence[int]) -> dict[int, list[int]]:
+    """node id -> jobs it holds, in order."""
+    found: dict[int, list[int]] = {}
+    if node_ids:
+        sql = (f"SELECT node_id, id FROM job WHERE state IN ('assigned', 'running') AND node_id IN ({_marks(node_ids)}) "
+               "ORDER BY id")
+        for number, job in read().all(sql, tuple(node_ids)):
+            found.setdefault(number, []).append(job)
+    return found
+
+
 def node_id_of(name: str) -> int | None:
     """The number of a node by name."""
     found = read().value("SELECT id FROM node WHERE name = ?", (name,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -61,7 +61,7 @@ def seen() -> list[tuple[int, float]]:
     return read().all("SELECT a.id, n.last_seen_at FROM log_agent a JOIN node n ON n.id = a.node_id")
 
 
-def add(tx: Tx, url: str, tag: str, *, at: float) -> Row:
+def add(tx: Tx, url: str, tag: str, *, at: float, labels: Mapping[str, str] | None = None) -> Row:
     """A new agent at the end of the list, with its node. The list's counter is taken first: it keeps adders in line."""
     changed(tx)
     known = by_url(tx, url)
@@ -70,14 +70,14 @@ def add(tx: Tx, url: str, tag: str, *, at: float) -> Row:
     node_id = nodes.insert(tx, {
         "name": _name(url), "external_id": url, "cloud_id": _cloud(tx, at), "state": "running", "status": "Running",
         "cores": 0, "slots": 0, "hostname": urlsplit(url).hostname or "", "address": urlsplit(url).hostname or "",
-        "facts": _facts(url, tag), "running_at": at, "last_seen_at": at, "boot_requested_at": at,
+        "facts": _facts(url, tag, labels), "running_at": at, "last_seen_at": at, "boot_requested_at": at,
     }, at=at, event="node.join", note={"log_agent": url, "tag": tag})
     number = int(tx.value("INSERT INTO log_agent (node_id, url, tag, by_hand, registered_at) VALUES (?, ?, ?, 0, ?) "
                           "RETURNING id", (node_id, url, tag, at)))
     return Row(number, node_id, url, tag, 0, at, at)
 
 
-def set_tag(tx: Tx, number: int, tag: str, *, at: float) -> bool:
+def set_tag(tx: Tx, number: int, tag: str, *, at: float, labels: Mapping[str, str] | None = None) -> bool:
     """The agent said another tag. False when it is not on the list any more."""
     changed(tx)
     row = tx.one("SELECT node_id, url, tag FROM log_agent WHERE id = ?", (number,))
@@ -86,9 +86,37 @@ def set_tag(tx: Tx, number: int, tag: str, *, at: float) -> bool:
     node_id, url, before = row
     tx.run("UPDATE log_agent SET tag = ? WHERE id = ?", (tag, number))
     note = {"from": before, "to": tag}
-    nodes.update(tx, node_id, event="node.tag" if before != tag else "", at=at, note=note, facts=_facts(url, tag),
+    nodes.update(tx, node_id, event="node.tag" if before != tag else "", at=at, note=note, facts=_facts(url, tag, labels),
                  last_seen_at=at)
     return True
+
+
+def set_labels(tx: Tx, node_id: int, url: str, tag: str, labels: Mapping[str, str]) -> None:
+    """The agent says something else of itself now."""
+    nodes.update(tx, node_id, facts=_facts(url, tag, labels))
+
+
+def labels(node_ids: Sequence[int]) -> dict[int, dict[str, str]]:
+    """Node of the agent -> its labels, of those that have any."""
+    if not node_ids:
+        return {}
+    rows = read().all(f"SELECT id, facts FROM node WHERE id IN ({', '.join('?' * len(node_ids))})", tuple(node_ids))
+    found = {number: json.loads(facts or "{}").get("labels") for number, facts in rows}
+    return {number: labels for number, labels in found.items() if labels}
+
+
+def of_ended_nodes(silent_before: float) -> list[int]:
+    """Numbers of agents that were not heard from since, and said to be on a node that has ended since."""
+    rows = read().all("SELECT a.id, n.facts FROM log_agent a JOIN node n ON n.id = a.node_id "
+                      "WHERE n.last_seen_at < ? AND n.facts LIKE ?", (silent_before, '%"node_id"%'))
+    said = {number: (json.loads(facts).get("labels") or {}).get("node_id", "") for number, facts in rows}
+    wanted = sorted({int(text) for text in said.values() if text.isdigit() and len(text) < 19})
+    here = set()
+    for start in range(0, len(wanted), 500):
+        some = wanted[start:start + 500]
+        here |= {row[0] for row in read().all(
+            f"SELECT id FROM node WHERE state IN {nodes.LIVE} AND id IN ({', '.join('?' * len(some))})", tuple(some))}
+    return [number for number, text in said.items() if text.isdigit() and int(text) not in here]
 
 
 def set_by_hand(tx: Tx, number: int, by_hand: bool, *, at: float, actor: str) -> bool:
@@ -138,8 +166,8 @@ def changed(tx: Tx) -> None:
     tx.run("UPDATE counter SET value = value + 1 WHERE name = ?", (COUNTER,))
 
 
-def _facts(url: str, tag: str) -> str:
-    return json.dumps({"log_agent": True, "url": url, "tag": tag})
+def _facts(url: str, tag: str, labels: Mapping[str, str] | None) -> str:
+    return json.dumps({"log_agent": True, "url": url, "tag": tag, **({"labels": dict(labels)} if labels else {})})
 
 
 def _cloud(tx: Tx, at: float) -> int:

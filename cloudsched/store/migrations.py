@@ -8,7 +8,7 @@ from functools import partial
 
 from cloudsched import clock
 from cloudsched.errors import Conflict
-from cloudsched.store import tables, tables_logkit
+from cloudsched.store import tables, tables_devices, tables_logkit
 from cloudsched.store.db import Database, Tx
 
 SCHEMA_KEY = "schema_version"
@@ -33,7 +33,16 @@ def _log_agents(_database: Database, tx: Tx) -> None:
     tx.run("INSERT INTO counter (name, value) VALUES ('log_agents', 0)")
 
 
-STEPS: tuple[Callable[[Database, Tx], None], ...] = (_foundation, _log_agents)
+def _devices(_database: Database, tx: Tx) -> None:
+    for model in tables_devices.ALL:
+        model._schema.create_all(safe=False)
+    for index in tables_devices.INDEXES:
+        tx.run(index)
+    for name in ("devices", "stream_place", "device_ping"):
+        tx.run("INSERT INTO counter (name, value) VALUES (?, 0)", (name,))
+
+
+STEPS: tuple[Callable[[Database, Tx], None], ...] = (_foundation, _log_agents, _devices)
 
 
 def version(database: Database) -> int:

@@ -134,10 +134,20 @@ def by_token(tx: Tx, token_hash: str) -> Row | None:
 
 def contact(tx: Tx, number: int) -> Row | None:
     """What a sync needs: (state, goal, secret_hash, instance, user, vm_type, cores, memory_mb, storage_gb, cloud_id,
-    registered_at, last_seen_at, idle_since, override)."""
-    return tx.one(
-        'SELECT state, goal, secret_hash, instance, "user", vm_type, cores, memory_mb, storage_gb, cloud_id, '
-        "registered_at, last_seen_at, idle_since, override FROM node WHERE id = ?", (number,))
+    registered_at, last_seen_at, idle_since, override, version), and of its row in `device` (via, online_since, takes, asked,
+    sent, received, device_id), None when it has none."""
+    return tx.one(_CONTACT, (number,))
+
+
+_CONTACT = (
+    'SELECT n.state, n.goal, n.secret_hash, n.instance, n."user", n.vm_type, n.cores, n.memory_mb, n.storage_gb, n.cloud_id, '
+    "n.registered_at, n.last_seen_at, n.idle_since, n.override, n.version, d.via, d.online_since, d.takes, d.asked, d.sent, "
+    "d.received, d.device_id FROM node n LEFT JOIN device d ON d.node_id = n.id WHERE n.id = ?")
+
+
+def facts(number: int) -> str:
+    """The profile of a node as JSON text."""
+    return str(read().value("SELECT facts FROM node WHERE id = ?", (number,)) or "{}")
 
 
 def is_booted(tx: Tx, number: int) -> bool:
@@ -160,9 +170,11 @@ def seen(tx: Tx, number: int, *, at: float, idle_since: float | None, metrics: s
 
 
 def silent(tx: Tx, before: float) -> list[int]:
-    """Nodes that hold jobs but were not heard from since `before`."""
+    """Nodes that hold jobs but were not heard from since `before`, or have ended. Devices may be silent for longer
+    (store.devices.holding)."""
     sql = ("SELECT DISTINCT n.id FROM node n JOIN job j ON j.node_id = n.id AND j.state IN ('assigned', 'running') "
-           "WHERE j.source = 'queue' AND (n.last_seen_at IS NULL OR n.last_seen_at < ? "
+           "LEFT JOIN device d ON d.node_id = n.id AND d.via <> 'machine' "
+           "WHERE j.source = 'queue' AND (((n.last_seen_at IS NULL OR n.last_seen_at < ?) AND d.node_id IS NULL) "
            "OR n.state IN ('gone', 'failed', 'released'))")
     return [row[0] for row in tx.all(sql, (before,))]
 

@@ -27,12 +27,6 @@ def ending_nodes(tx: Tx) -> list[Row]:
                   "AND facts LIKE '%expires_at%'")
 
 
-def joined_machines(tx: Tx) -> list[Row]:
-    """(user, vm_type, cores, memory_mb, storage_gb, cloud name) of machines that came by themselves and take jobs."""
-    return tx.all('SELECT n."user", n.vm_type, n.cores, n.memory_mb, n.storage_gb, c.name FROM node n '
-                  "JOIN cloud c ON c.id = n.cloud_id WHERE c.kind = 'Agent' AND n.state = 'running' AND n.goal = 'run'")
-
-
 def queued_counts(tx: Tx) -> dict[int, int]:
     """shape -> queued jobs (Scheduled or not, banned or not)."""
     sql = f"SELECT shape_id, count(*) FROM job{tx.using('job_queue')} WHERE state = 'queued' GROUP BY shape_id"

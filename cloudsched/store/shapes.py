@@ -6,14 +6,14 @@ import hashlib
 import json
 from typing import Any
 
-from cloudsched.domain.scheduling.model import Shape
+from cloudsched.domain.scheduling.model import Require, Shape
 from cloudsched.store.db import Database, Tx, current, read
 
 _COLUMNS = 'id, "user", vm_type, source, cores, memory_mb, storage_gb, network, high_priority, placement'
 
 # The members of `placement` JSON; anything else an asker wants carried along is under "extras".
 PLACEMENT = ("targets", "type_limit", "job_per_core", "keep_alive_s", "images", "instance_types", "maximum_price",
-             "security_groups", "extras")
+             "security_groups", "extras", "require")
 
 
 class _Cache:
@@ -90,5 +90,9 @@ def _shape(row: tuple[Any, ...]) -> Shape:
         job_per_core=bool(asked.get("job_per_core")), keep_alive_s=asked.get("keep_alive_s"),
         images=asked.get("images", {}), instance_types=asked.get("instance_types", {}),
         maximum_price=asked.get("maximum_price", 0.0), security_groups=tuple(asked.get("security_groups", ())),
-        extras=asked.get("extras", {}),
+        extras=asked.get("extras", {}), require=_require(asked.get("require")),
     )
+
+
+def _require(asked: dict[str, Any] | None) -> Require | None:
+    return None if asked is None else Require(**{**asked, "tags": frozenset(asked.get("tags", ()))})

@@ -20,6 +20,12 @@ def put_setting(tx: Tx, key: str, value: str) -> None:
     tx.run("INSERT INTO setting (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value))
 
 
+def locked_setting(tx: Tx, key: str, default: str = "") -> str:
+    """The same, kept from changing until this transaction ends: the row is made when it is missing."""
+    tx.run("INSERT INTO setting (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING", (key, default))
+    return str(tx.value("SELECT value FROM setting WHERE key = ?" + tx.lock_rows, (key,)))
+
+
 # leases: who leads a loop
 
 

@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from cloudsched.testing.fakelogs import LogCollector
+
 PREFIX = "/api/v2/agent/"
 Key = tuple[int, int]
 
@@ -24,7 +26,8 @@ _NUMBER = (int, float)
 _PROFILE = {"cores": int, "memory_mb": int, "storage_gb": int, "platform": str, "arch": str, "hostname": str,
             "python_version": str, "agent_version": str, "tags": list, "kinds": list}  # fmt: skip
 _SYNC = {"want": int, "wait_s": _NUMBER, "free": dict, "holding": list, "started": list, "done": list,
-         "returned": list, "metrics": dict, "instance": str}  # fmt: skip
+         "returned": list, "metrics": dict, "instance": str, "accept": list, "progress": list, "pong": list,
+         "profile": dict}  # fmt: skip
 _RESULT: dict[str, tuple[Any, bool]] = {  # type, may be null
     "id": (int, False), "attempt": (int, False), "state": (str, False), "exit_code": (int, True),
     "signal": (int, True), "reason": (str, True), "stdout": (str, False), "stderr": (str, False),
@@ -90,11 +93,11 @@ class Refusal(Exception):
         self.body = {"detail": detail, "status": status, **facts}
 
 
-class FakeServer:
+class FakeServer(LogCollector):
     """`with FakeServer() as server:`; then `token()`, `submit(...)`, `wait(...)`."""
 
     def __init__(self, *, redeliver_after_s: float = 5.0, long_poll_s: float = 20.0, limit: int = 1 << 24) -> None:
-        self.lock = threading.Condition()
+        super().__init__()
         self.nodes: dict[int, FakeNode] = {}
         self.jobs: dict[int, FakeJob] = {}
         self.violations: list[str] = []
@@ -244,7 +247,7 @@ class FakeServer:
             else:
                 node.secret, node.profile, node.joins = secret, body["profile"], node.joins + 1
             answer = {"node_id": node.id, "name": name, "secret": secret, "lease_s": 60, "heartbeat_s": 10}
-            return 201, {**answer, "long_poll_s": self.long_poll_s}
+            return 201, {**answer, "long_poll_s": self.long_poll_s, "logs": self.logs}
 
     def sync(self, node: FakeNode, body: Any, alive: Callable[[], bool]) -> tuple[int, dict[str, Any]]:
         _check_sync(body)
@@ -495,6 +498,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self.fake.sync(node, json.loads(body), lambda: True)
         if what == "output" and self.command == "POST":
             return self.fake.append(node, query, body)
+        if what == "logs" and self.command == "POST":
+            if self.fake.logs_away:
+                raise Refusal(503, "not now")
+            return 200, self.fake.take_logs(query, self.headers.get("X-Batch-Id", ""), body)
+        if what == "logs/state" and self.command == "POST":
+            return 200, {"logs": self.fake.logs}
         if what.startswith("files/") and self.command == "PUT":
             return self.fake.put_file(node, what[6:], query, body)
         if what.startswith("files/") and self.command == "GET":
@@ -532,7 +541,9 @@ def _check_join(body: Any) -> None:
         _want(_is(body["profile"].get(name), kind), f"profile.{name}: {kind}")
     slots = body["profile"].get("slots")
     _want(slots is None or _is(slots, int), "profile.slots: int or null")
-    _want({"command", "noop"} <= set(body["profile"]["kinds"]), "profile.kinds")
+    batch = {"command", "noop"}
+    # A device takes batch jobs only where its owner allows them.
+    _want("device_id" in body["profile"] or batch <= set(body["profile"]["kinds"]), "profile.kinds")
 
 
 def _check_sync(body: Any) -> None:

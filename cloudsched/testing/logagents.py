@@ -19,7 +19,7 @@ CODES = {"POST": "L1002", "PUT": "L1007", "DELETE": "L1003", "start": "L1004", "
 class FakeAgent:
     """One agent on a free port. `register(url, tag)` is how it reaches its masters; returns whether one took it.
 
-    `trouble`: how it misbehaves on every request: hang, garbage, redirect, huge, half, drop, empty500, notjson, list.
+    `trouble`: how it misbehaves on every request, one of TROUBLES.
     """
 
     def __init__(self, *, tag: str = "", enveloped: bool = True, register: Callable[[str, str], bool] | None = None) -> None:
@@ -192,6 +192,24 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self.wfile.write(piece)
 
+    def drip(self) -> None:
+        """A byte now and then, for ever."""
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        while not self.owner.release.wait(0.05):
+            self.wfile.write(b" ")
+
+    def head_without_end(self) -> None:
+        while not self.owner.release.is_set():
+            self.wfile.write(b"X-More: " + b"y" * 1000 + b"\r\n")
+
+    def chunks(self, *pieces: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"".join(pieces))
+
     def half(self) -> None:
         self.send_response(200)
         self.send_header("Content-Length", "1000")
@@ -205,6 +223,12 @@ _TROUBLES: dict[str, Callable[[_Handler], object]] = {
     "redirect": lambda one: one._send(302, b"", Location="http://127.0.0.1:1/elsewhere"),
     "huge": _Handler.huge,
     "half": _Handler.half,
+    "drip": _Handler.drip,
+    "head_without_end": _Handler.head_without_end,
+    "half_chunk": lambda one: one.chunks(b"5\r\n{\"cod"),
+    "huge_chunk": lambda one: one.chunks(b"fffffff\r\n", b" " * 1000),
+    "no_chunks": lambda one: one.chunks(b"{\"code\":\"L200\"}\r\n"),
+    "elsewhere": lambda one: one._send(307, b"", Location=f"{one.owner.url}/logkit/status"),
     "drop": lambda one: None,
     "empty500": lambda one: one._send(500, b""),
     "notjson": lambda one: one._send(200, b"<html>hello</html>"),

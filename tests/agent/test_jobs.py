@@ -65,7 +65,7 @@ def test_a_job_gets_stdin_its_environment_and_default_signals(server: FakeServer
         ({"command": ["/etc/passwd"]}, "cannot start: /etc/passwd: permission denied"),
         ({"command": []}, "cannot start: command is empty"),
         ({"command": ["a\0b"]}, "cannot start: command has a NUL in it"),
-        ({"kind": "spark"}, "cannot start: kind 'spark' is not run here (allowed: command, noop)"),
+        ({"kind": "spark"}, "the task type spark is not enabled on this device"),
         ({"cores": 5}, "cannot start: it asks for 5 cores, this node has 4"),
         ({"output_files": ["../x"]}, "cannot start: '../x' leaves the scratch directory or is not in plain form"),
         ({"input_files": [{"name": "/etc/x", "size": 1, "mode": 420}]},

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 log.set_level("error")
 
 
-def wait_for(done: Callable[[], Any], limit_s: float = 15.0) -> Any:
+def wait_for(done: Callable[[], Any], limit_s: float = 30.0) -> Any:
     until = time.monotonic() + limit_s
     while not (found := done()):
         assert time.monotonic() < until, "not within the time limit"
@@ -99,6 +99,13 @@ class Process:
         return self.process.wait(timeout=30)
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A sender that is killed leaves in the middle of a request."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
 class Receiver:
     """Takes batches over HTTP. `answers`: what to say to the next requests instead of 200; `away`: nobody listens."""
 
@@ -110,6 +117,10 @@ class Receiver:
         self._server: ThreadingHTTPServer | None = None
         self.back()
 
+    def take(self, records: list[Any], headers: Any) -> None:
+        """A batch that is acknowledged after this."""
+        self.records += records
+
     def back(self) -> None:
         receiver = self
 
@@ -117,7 +128,11 @@ class Receiver:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:  # whoever sent it was killed
+                    self.close_connection = True
+                    return
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 lines = self.headers["Content-Type"] == "application/x-ndjson"
@@ -125,7 +140,7 @@ class Receiver:
                 status, headers = receiver.answers.pop(0) if receiver.answers else (200, {})
                 receiver.requests.append({"headers": dict(self.headers), "count": len(records), "status": status})
                 if status == 200:
-                    receiver.records += records
+                    receiver.take(records, self.headers)
                 self.send_response(status)
                 for name, value in {"Content-Length": "0", **headers}.items():
                     self.send_header(name, value)
@@ -134,7 +149,7 @@ class Receiver:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self._server = _Server(("127.0.0.1", self.port), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

@@ -45,9 +45,9 @@ def master():
     found.server.server_close()
 
 
-def call(agent: SimulatedAgent, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+def call(agent: SimulatedAgent, method: str, path: str, body: Any = None, *, limit_s: float = 30.0) -> tuple[int, Any]:
     host, _, prefix = agent.url[len("http://"):].partition("/")
-    connection = http.client.HTTPConnection(host, timeout=1)
+    connection = http.client.HTTPConnection(host, timeout=limit_s)
     try:
         connection.request(method, ("/" + prefix if prefix else "") + path, body=None if body is None else json.dumps(body))
         answer = connection.getresponse()
@@ -86,7 +86,7 @@ def test_agents_that_misbehave(master: Master) -> None:
         for mode, error in expected.items():
             agent.behaviour = Behaviour(mode)
             with pytest.raises(error):
-                call(agent, "GET", "/logkit/status")
+                call(agent, "GET", "/logkit/status", limit_s=0.5 if mode == "hang" else 30.0)
         agent.behaviour = Behaviour("error", delay_s=0.01)
         assert call(agent, "GET", "/logkit/status")[0] == 500
 
@@ -99,7 +99,7 @@ def test_a_fleet_without_a_master_says_so() -> None:
 def test_heartbeats(master: Master) -> None:
     with LogFleet(5, [master.url]) as fleet:
         fleet.beat(0.05)
-        for _ in range(500):
+        for _ in range(3000):
             if len(master.tags) == 5:
                 break
             threading.Event().wait(0.01)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloudsched.logagent.lines import Framing, cut, head_pattern, known_encoding
@@ -66,6 +66,7 @@ def test_ends_are_counted_in_bytes() -> None:
 
 
 @pytest.mark.parametrize("framing", [PLAIN, Framing(max_line_bytes=7), Framing("latin-1"), Framing(head=re.compile("^a"))])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other work on the machine is no fault
 @given(data=st.binary(max_size=200), chunk=st.integers(1, 60))
 def test_nothing_is_lost_and_nothing_twice(framing: Framing, data: bytes, chunk: int) -> None:
     """Read as a file that grows: what is delivered is exactly what was written."""

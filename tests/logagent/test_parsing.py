@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloudsched.logagent.batches import Batch, dump
@@ -183,6 +183,7 @@ def test_a_syslog_time_lies_in_the_last_year_and_not_ahead() -> None:
     assert [offset_s(text) for text in ("", "Z", "+08:00", "-0330", "2")] == [0, 0, 28800, -12600, 7200]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other work on the machine is no fault
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=8))
 def test_whatever_is_in_a_record_becomes_json_that_anybody_reads(value: Any) -> None:

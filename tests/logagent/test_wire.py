@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -54,6 +55,12 @@ def master():
 
 def cluster(*masters: str, **more: Any) -> dict[str, Any]:
     return {"cluster": {"enable": True, "master_url": list(masters), "tag": "first", **more}}
+
+
+@pytest.fixture
+def _speeds_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No refresh but those that the test makes."""
+    monkeypatch.setattr("cloudsched.logagent.agent.REFRESH_S", 3600.0)
 
 
 @pytest.fixture
@@ -199,6 +206,7 @@ def test_a_configuration_is_completed(tmp_path: Path, source: Path, target: Path
         assert json.loads(Path(path).read_text()) == config
 
 
+@pytest.mark.usefixtures("_speeds_stand_still")
 def test_the_status_of_a_running_runner(tmp_path: Path, source: Path, target: Path, master: Master) -> None:
     with running(tmp_path, **cluster(master.url)) as (agent, caller):
         caller.add("r", {**file_runner(source, target, batch_len=2), "transforms": [
@@ -217,16 +225,17 @@ def test_the_status_of_a_running_runner(tmp_path: Path, source: Path, target: Pa
             assert isinstance(status[key], int) and status[key.replace("speed", "speedtrend")] == ""
 
 
-def test_speeds_and_trends(tmp_path: Path, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("_speeds_stand_still")
+def test_speeds_and_trends(tmp_path: Path, source: Path, target: Path) -> None:
     with running(tmp_path) as (agent, caller):
         caller.add("r", file_runner(source, target, batch_len=2))
         wait_for(lambda: len(sent(target)) == 2)
         run = agent.runners._entries["r"].run
         assert run
-        run.stats._refreshed -= 4
+        run.stats._refreshed = time.monotonic() - 4
         agent.runners.refresh()
         assert (caller.runner("r")["readspeed_kb"], caller.runner("r")["readspeedtrend_kb"]) == (2, "up")
-        run.stats._refreshed -= 4
+        run.stats._refreshed = time.monotonic() - 4
         agent.runners.refresh()
         assert (caller.runner("r")["readspeed_kb"], caller.runner("r")["readspeedtrend_kb"]) == (0, "down")
 
@@ -383,6 +392,17 @@ def test_restored_at_start(tmp_path: Path, source: Path, target: Path) -> None:
         assert shown == {"on": "running", "off": "stopped", "wrong": "stopped"}
         assert "mysql" in caller.runner("wrong")["error"]
         assert not (tmp_path / "off.json").exists()
+
+
+def test_connections_that_are_left_do_not_keep_the_next_agent_from_its_port(tmp_path: Path) -> None:
+    with running(tmp_path) as (agent, _):
+        left = socket.create_connection(("127.0.0.1", agent.port))
+        left.sendall(b"GET /logkit/version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        while left.recv(4096):  # the agent closes first, so the connection lingers on its side
+            pass
+        left.close()
+    with running(tmp_path, bind_host=f"127.0.0.1:{agent.port}") as (_, caller):
+        assert caller.call("GET", "/logkit/cluster/ping")[0] == 200
 
 
 def test_only_one_agent_has_a_folder(tmp_path: Path) -> None:

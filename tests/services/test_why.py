@@ -149,3 +149,15 @@ def test_nodes() -> None:
     assert "by itself" in why.node("laptop")["verdict"]
     with pytest.raises(NotFound):
         why.node("none")
+
+
+def test_a_cloud_that_is_out_of_reach_is_named() -> None:
+    beat()
+    add_cloud("away", error_since=clock.now(), error_text="no host answers")
+    number = submit()
+    answer = why.job(number)
+    assert rules_of(answer, cloud="away")[0] == "unreachable"
+    assert "away cannot be reached since" in answer["verdict"] and answer["verdict"].endswith("no host answers")
+    add_cloud("near")
+    assert "near" not in why.job(number)["verdict"]
+    assert "cannot be reached" not in why.job(number)["verdict"]  # another may take it

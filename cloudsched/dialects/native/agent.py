@@ -13,10 +13,11 @@ from cloudsched.dialects.native import wire
 from cloudsched.dialects.native.problems import HttpProblem
 from cloudsched.dialects.native.wire import JSON, Answer, Environ
 from cloudsched.errors import Conflict, Gone, Unauthenticated
-from cloudsched.services import agent_files, agents, joining
+from cloudsched.services import agent_files, agents, joining, nodelogs
 from cloudsched.services.agent_rules import rules
 
 PREFIX = "/api/v2/agent/"
+PROGRAM = "/agent.pyz"  # the agent as one file, for machines that have nothing but Python
 _encode = msgspec.json.Encoder().encode
 
 
@@ -32,6 +33,18 @@ def answer(environ: Environ, path: str, max_body: int) -> Answer:
     if method != "POST":
         raise HttpProblem(405, f"{method} is not possible here", headers=[("Allow", "POST")])
     return route(environ, max_body)
+
+
+def program(environ: Environ) -> Answer:
+    """GET /agent.pyz: the bytes, and their digest as ETag (`If-None-Match` answers 304)."""
+    if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        raise HttpProblem(405, f"{environ['REQUEST_METHOD']} is not possible here", headers=[("Allow", "GET, HEAD")])
+    content, digest = agent_files.agent_program()
+    tag = f'"{digest}"'
+    known = environ.get("HTTP_IF_NONE_MATCH", "")
+    if known.strip() == "*" or tag in [part.strip().removeprefix("W/") for part in known.split(",")]:
+        return 304, [("ETag", tag)], []
+    return 200, [("Content-Type", "application/octet-stream"), ("ETag", tag)], [content]
 
 
 def _join(environ: Environ, max_body: int) -> Answer:
@@ -53,8 +66,14 @@ def encode_reply(reply: agents.Reply, lease_s: float) -> bytes:
     jobs = b",".join([
         b'{"id":%d,"attempt":%d,"lease_s":%s,"spec":%s}' % (job.id, job.attempt, lease, job.spec.encode())
         for job in reply.jobs])
-    return b'{"jobs":[%s],"refused":%s,"drop":%s,"goal":%s,"wait_s":%s,"upgrade":null}' % (
-        jobs, _encode(reply.refused), _encode(reply.drop), _encode(reply.goal), _encode(reply.wait_s))
+    more = b""
+    if reply.ping:
+        more += b',"ping":' + _encode(reply.ping)
+    if reply.heartbeat_s is not None:
+        more += b',"heartbeat_s":%d' % reply.heartbeat_s
+    upgrade = _encode(reply.upgrade)
+    return b'{"jobs":[%s],"refused":%s,"drop":%s,"goal":%s,"wait_s":%s,"upgrade":%s%s}' % (
+        jobs, _encode(reply.refused), _encode(reply.drop), _encode(reply.goal), _encode(reply.wait_s), upgrade, more)
 
 
 def _output(environ: Environ, _: int) -> Answer:
@@ -85,6 +104,22 @@ def _files(environ: Environ, rest: str, method: str) -> Answer:
     return 200, JSON, [_encode(made)]
 
 
+def _logs(environ: Environ, _: int) -> Answer:
+    """A batch of records, or (`final=1`) the word that there will be no more."""
+    pairs = wire.query(environ, ("final",))
+    bearer, get = _bearer(environ), environ.get
+    if wire.flag(pairs, "final"):
+        return 200, JSON, [_encode(nodelogs.flushed(bearer))]
+    body = wire.read_body(environ, nodelogs.BODY_MAX)
+    made = nodelogs.accept(bearer, body, batch_id=get("HTTP_X_BATCH_ID", ""), kind=get("CONTENT_TYPE", ""),
+                           encoding=get("HTTP_CONTENT_ENCODING", ""))
+    return 200, JSON, [_encode(made)]
+
+
+def _logs_state(environ: Environ, max_body: int) -> Answer:
+    return 200, JSON, [_encode(nodelogs.report(_bearer(environ), wire.read_body(environ, max_body)))]
+
+
 def _bearer(environ: Environ) -> str:
     scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() != "bearer":
@@ -92,4 +127,5 @@ def _bearer(environ: Environ) -> str:
     return str(value.strip())
 
 
-_POSTS: dict[str, Callable[[Environ, int], Answer]] = {"join": _join, "sync": _sync, "output": _output}
+_POSTS: dict[str, Callable[[Environ, int], Answer]] = {
+    "join": _join, "sync": _sync, "output": _output, "logs": _logs, "logs/state": _logs_state}

@@ -13,10 +13,10 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cloudsched.dialects.native import agent, hot, problems, wire
+from cloudsched.dialects.native import agent, beats, hot, problems, wire
 from cloudsched.dialects.native.wire import Answer, Environ, StartResponse
 from cloudsched.errors import CloudschedError
-from cloudsched.services import health
+from cloudsched.services import health, nodelogs
 from cloudsched.services.access import Gate, Request
 from cloudsched.services.caller import Caller
 from cloudsched.settings import Settings
@@ -39,8 +39,11 @@ class Front:
 
     def __init__(self, settings: Settings, make_flask: Callable[[], WsgiApp]) -> None:
         self.settings = settings
+        nodelogs.configure(settings)
         self.gate = Gate(settings)
         self.max_body = settings.web.max_body_mb << 20
+        # Plain heartbeats need no HTTP server (app/quick.py).
+        self.later = beats.Beats(self.gate)
         self._make_flask = make_flask
         self._flask: WsgiApp | None = None
         self._lock = threading.Lock()
@@ -63,6 +66,9 @@ class Front:
             if path.startswith(agent.PREFIX):
                 self.gate.check_network(Request(environ.get("REMOTE_ADDR", "")))
                 status, headers, body = agent.answer(environ, path, self.max_body)
+            elif path == agent.PROGRAM:
+                self.gate.check_network(Request(environ.get("REMOTE_ADDR", "")))
+                status, headers, body = agent.program(environ)
             elif path in ALIVE and environ["REQUEST_METHOD"] == "GET" and not environ.get("QUERY_STRING"):
                 self.gate.check_network(who(environ))
                 status, headers, body = 200, [("Content-Type", "application/json")], [b'{"status":"ok","checks":[]}']

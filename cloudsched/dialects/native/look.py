@@ -14,7 +14,7 @@ from cloudsched.dialects.native.peer import gone
 from cloudsched.dialects.native.problems import HttpProblem
 from cloudsched.dialects.native.routing import Blueprint, caller, reply, route, single
 from cloudsched.errors import Invalid
-from cloudsched.services import health, operations, trace, watch, why
+from cloudsched.services import health, operations, streams, trace, watch, why
 from cloudsched.services.watch import EventView, Filter, Gap
 
 blueprint = Blueprint("look", __name__, url_prefix="/api/v2", description="What happened, what happens, and why")
@@ -45,9 +45,37 @@ def _stream(since: int | None, wanted: Filter) -> Response:
     resume = request.headers.get("Last-Event-ID", "").strip()
     if resume:
         since = wire.whole("Last-Event-ID", resume)
-    leave = current_app.extensions["streams"].enter("events")
-    body = ClosingIterator(_lines(since, wanted, request.environ), leave)
+    if streams.shared():
+        body: Any = streams.Stream(_Events(since, wanted), request.environ, kind="events")
+    else:
+        leave = current_app.extensions["streams"].enter("events")
+        body = ClosingIterator(_lines(since, wanted, request.environ), leave)
     return Response(body, content_type="text/event-stream; charset=utf-8", headers={"X-Accel-Buffering": "no"})
+
+
+class _Events:
+    """The stream on the thread that all streams share (services/streams.py)."""
+
+    heartbeat = b": alive\n\n"
+
+    def __init__(self, since: int | None, wanted: Filter) -> None:
+        newest = watch.last_id()
+        self._wanted = wanted
+        self._position = newest if since is None else min(since, newest)
+        # Seen in another life of this database: a backup was restored.
+        self._lost = Gap(newest + 1, since, newest) if since is not None and since > newest else None
+
+    def first(self) -> bytes:
+        return b"retry: %d\n\n" % RETRY_MS + (_gap(self._lost) if self._lost else b"")
+
+    def more(self, feed: streams.Feed, now: float) -> bytes:
+        found, gap = feed.after(self._position)
+        pieces = [_line(watch.view(event)) for event in found if self._wanted.holds(event)]
+        self._position = found[-1].id if found else gap.position if gap else self._position
+        return b"".join([_gap(gap), *pieces] if gap else pieces)
+
+    def closed(self) -> None:
+        """Nothing is held."""
 
 
 def _lines(since: int | None, wanted: Filter, environ: dict[str, Any]) -> Iterator[bytes]:
@@ -56,9 +84,13 @@ def _lines(since: int | None, wanted: Filter, environ: dict[str, Any]) -> Iterat
         if one is None:
             yield b": alive\n\n"
         elif isinstance(one, Gap):
-            yield b'id: %d\nevent: gap\ndata: {"kind":"gap","data":{"from":%d,"to":%d}}\n\n' % (one.position, one.first, one.last)
+            yield _gap(one)
         else:
             yield _line(one)
+
+
+def _gap(one: Gap) -> bytes:
+    return b'id: %d\nevent: gap\ndata: {"kind":"gap","data":{"from":%d,"to":%d}}\n\n' % (one.position, one.first, one.last)
 
 
 def _line(event: EventView) -> bytes:

@@ -12,7 +12,7 @@ from cloudsched.dialects.native.routing import Blueprint, caller, check_match, m
 from cloudsched.domain import moves
 from cloudsched.domain.entities import Node
 from cloudsched.errors import Invalid
-from cloudsched.services import joining, nodes, operations, pool, pool_clouds, pool_ops
+from cloudsched.services import agents, joining, nodes, operations, pool, pool_clouds, pool_ops
 from cloudsched.services.pool import CloudFacts
 
 blueprint = Blueprint("pool", __name__, url_prefix="/api/v2", description="Clouds and nodes")
@@ -189,6 +189,14 @@ def destroy_node(query: dict[str, Any], node: str) -> Response:
     _match(node)
     found: Node = nodes.destroy(node, caller(), wait_s=query["wait_s"])
     return reply(nodes.one(found.id), 200 if found.state in moves.NODE_FINAL else 202)
+
+
+@route(blueprint, "/nodes/<raw:node>/upgrade", "POST", role="operator", answer=schemas.AgentVersion, status=202,
+       also=[(409, "No agent that can be upgraded has joined there")])
+def upgrade_agent(node: str) -> Response:
+    """Have the node's agent, when it is the single file, replace itself by the one served here once its jobs are done."""
+    offered = agents.upgrade(nodes.one(node)["id"], caller=caller())
+    return reply({"version": offered.version, "sha256": offered.sha256}, 202)
 
 
 def _match(node: str) -> None:

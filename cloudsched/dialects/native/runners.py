@@ -120,6 +120,9 @@ class LogAgent(Schema):
     last_seen_at = _time()
     silent_s = fields.Float()
     registered_at = _time()
+    labels = fields.Dict(keys=fields.String(), values=fields.String(), metadata={
+        "description": "what an agent of ours says of itself: node, node_id, cloud, cluster"})
+    jobs = fields.List(fields.Integer(), metadata={"description": "jobs on its node now"})
 
 
 class OneLogAgent(LogAgent):
@@ -165,6 +168,12 @@ class Differences(Schema):
     name = fields.String()
     tag = fields.String()
     changes = fields.List(fields.Nested(Difference))
+
+
+class AppliedRunner(Runner):
+    """The runner; with `dry_run` its name and tag alone, and `changes`."""
+
+    changes = fields.List(fields.Nested(Difference), metadata={"description": "Only with dry_run: what each agent would change."})
 
 
 class Rollout(Schema):
@@ -223,7 +232,7 @@ def list_runners(query: dict[str, Any]) -> Response:
     return _page(lambda after, most: _runners().page(tag=query["tag"], name=query["name"], after=after, limit=most))
 
 
-@route(blueprint, "/runners", "POST", role="operator", query=DryRunQuery, body=ApplyBody, answer=Runner,
+@route(blueprint, "/runners", "POST", role="operator", query=DryRunQuery, body=ApplyBody, answer=AppliedRunner,
        also=[(409, "A roll-out of it is under way")])
 def apply_runner(query: dict[str, Any], body: dict[str, Any]) -> Response:
     """Want a configuration on all agents of a tag, also on those that come later.

@@ -173,11 +173,29 @@ class ArrayBody(Strict):
     indices = fields.List(fields.Integer())
 
 
+class RequireBody(Strict):
+    """What a job asks of a machine that is here; nothing is booted for a job that asks."""
+
+    os = fields.String()
+    role = fields.String()
+    tags = fields.List(fields.String())
+    gpu = fields.Boolean()
+    internet = fields.Boolean()
+    node = fields.Raw(metadata={"type": ["integer", "string", "null"], "description": "number or name of this very node"})
+    min_cores = fields.Integer(validate=validate.Range(0))
+    min_memory_mb = fields.Integer(validate=validate.Range(0))
+    min_storage_gb = fields.Float(validate=validate.Range(0))
+
+
 class JobBody(Strict):
     """One job. What is left out gets the configured default."""
 
     command = fields.List(fields.String(), validate=validate.Length(1, 1000))
-    kind = fields.String(validate=validate.OneOf(("command", "noop")))
+    kind = fields.String(validate=validate.Length(1, 100), metadata={
+        "description": "`command`, `noop`, or a type of task: echo, sleep, system_info, python_eval, http_request, program, and "
+                       "what machines here announce"})
+    payload = fields.Dict(allow_none=True, metadata={"description": "what a task is to do; at most 256 KiB"})
+    require = fields.Nested(RequireBody, allow_none=True)
     name = fields.String()
     user = fields.String()
     env = fields.Dict(keys=fields.String(), values=fields.String())
@@ -270,6 +288,11 @@ class Job(JobBody):
     output_size = fields.Integer()
     error_size = fields.Integer()
     placed = fields.Boolean()
+
+
+class AgentVersion(Schema):
+    version = fields.String()
+    sha256 = fields.String(metadata={"description": "Of the file at /agent.pyz"})
 
 
 class Node(Schema):

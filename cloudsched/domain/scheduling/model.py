@@ -23,6 +23,26 @@ EC2_TYPES = frozenset({"AmazonEC2", "Eucalyptus", "OpenStack"})
 DEFAULT = "default"
 
 
+@dataclass(frozen=True, slots=True)
+class Require:
+    """What a job asks of a machine beside its room; empty members ask nothing.
+
+    `kind`: the machine must run jobs of this kind. `node`: this very node (its number). `min_*`: of the whole machine, not
+    of what is free; a machine that did not report a number has 0.
+    """
+
+    kind: str = "command"
+    os: str = ""
+    role: str = ""
+    tags: frozenset[str] = frozenset()
+    gpu: bool = False
+    internet: bool = False
+    node: int | None = None
+    min_cores: int = 0
+    min_memory_mb: int = 0
+    min_storage_gb: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Shape:
     """What a job asks for; all jobs of one group share it.
@@ -35,7 +55,7 @@ class Shape:
     id: int
     user: str
     vm_type: str
-    source: str = "queue"  # "queue" built in, "condor" external
+    source: str = "queue"  # "queue" built in, "task" the same but nothing is booted for it, "condor" external
     cores: int = 1
     memory_mb: int = 512
     storage_gb: int = 0
@@ -50,6 +70,7 @@ class Shape:
     maximum_price: float = 0.0
     security_groups: tuple[str, ...] = ()
     extras: Mapping[str, Any] = field(default_factory=dict)  # carried along for the boot, never looked at
+    require: Require | None = None  # None: any machine that runs commands
     user_type: str = field(init=False)
 
     def __post_init__(self) -> None:

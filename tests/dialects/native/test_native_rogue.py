@@ -83,7 +83,7 @@ def test_wild_ages_leave_the_job_readable(api: Any) -> None:
     ({"done": [{"id": 1, "attempt": 1, "state": "failed", "max_rss_mb": 2**63}]}, "done[0].max_rss_mb"),
     ({"done": [{"id": 1, "attempt": 1, "state": "failed", "ran_s": 1e300}]}, "done[0].ran_s"),
     ({"done": [{"id": 1, "attempt": 1, "state": "failed", "stdout": "x" * 65_537}]}, "done[0].stdout"),
-    ({"done": [{"id": 1, "attempt": 1, "state": "failed", "result": {"x": "y" * 300_000}}]}, "done[0].result"),
+    ({"done": [{"id": 1, "attempt": 1, "state": "failed", "result": {"x": "y" * 1_200_000}}]}, "done[0].result"),
     ({"done": [{"id": 1, "attempt": 1, "state": "failed"}] * 10_001}, "done"),
     ({"started": [[2**64, 1, 0]]}, "started[0][0]"), ({"returned": [[2**64, 1]]}, "returned[0][0]"),
     ({"holding": [[2**64, 1]]}, "holding[0][0]"), ({"metrics": {"x": "y" * 300_000}}, "metrics"),

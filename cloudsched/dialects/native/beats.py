@@ -1,0 +1,136 @@
+"""How are ten thousand plain heartbeats answered? From bytes to bytes, and many of them in one transaction.
+
+A general server's parser, thread and environment, and a commit for each, cost some times what a heartbeat does. So its first
+bytes are shown here (app/quick.py): a `sync` that reports no results and is not to be held is taken, gathered with others
+for some milliseconds, and answered from a thread of its own. Whatever is not exactly of that shape is left to the server.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import NamedTuple
+
+from cloudsched.dialects.native import problems
+from cloudsched.dialects.native.agent import encode_reply
+from cloudsched.dialects.native.wire import JSON
+from cloudsched.errors import CloudschedError
+from cloudsched.services import agents, health
+from cloudsched.services.access import Gate, Request
+from cloudsched.services.agent_rules import bearer_of, rules
+
+GATHER_S = 0.01
+MOST_AT_ONCE = 256
+_SAFETY = (("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"))
+_START = b"POST /api/v2/agent/sync HTTP/1.1\r\n"
+_HEADS_KEPT, _FIELDS_MOST = 20_000, 32
+_FIELD = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x20-\x7e]*?)[ \t]*\Z")
+# Whatever says more about the body, the connection or the answer than is looked at here.
+_LEAVE = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"trailer", b"te", b"x-request-id"})
+Answer = Callable[[bytes, bool], None]
+
+
+class Head(NamedTuple):
+    """What a head says: the node and the hash of its secret, the length of the body."""
+
+    node_id: int
+    secret_hash: str
+    length: int
+
+
+class Beat(NamedTuple):
+    """A heartbeat and who takes its answer (bytes, and whether the connection stays)."""
+
+    call: agents.Call
+    answer: Answer
+
+
+class Beats:
+    """The heartbeats of one process."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._heads: dict[bytes, Head | None] = {}
+        self._waiting: queue.SimpleQueue[Beat] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, raw: bytes, address: str, answer: Answer) -> int | None:
+        """Bytes taken of a request whose answer comes later (`answer` is called on another thread); None: not one of these."""
+        if not raw.startswith(_START):
+            return None
+        end = raw.find(b"\r\n\r\n") + 4
+        head = self._head(raw[:end]) if end >= 4 else None
+        if head is None or len(raw) < end + head.length:
+            return None
+        try:
+            self._gate.check_network(Request(address))
+            request = agents.plain_beat(raw[end : end + head.length])
+        except CloudschedError:
+            return None  # said in full where all errors are
+        if request is None:
+            return None
+        self._waiting.put(Beat(agents.Call(head.node_id, head.secret_hash, request), answer))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="heartbeats", daemon=True)
+            self._thread.start()
+        return end + head.length
+
+    def _head(self, key: bytes) -> Head | None:
+        if key in self._heads:
+            return self._heads[key]
+        if len(self._heads) >= _HEADS_KEPT:
+            self._heads.clear()
+        head = self._heads[key] = parse(key)
+        return head
+
+    def _run(self) -> None:
+        while True:
+            beats = [self._waiting.get()]
+            time.sleep(GATHER_S)
+            while len(beats) < MOST_AT_ONCE and not self._waiting.empty():
+                beats.append(self._waiting.get())
+            try:
+                found = agents.sync_many([beat.call for beat in beats])
+            except Exception as error:
+                found = [error] * len(beats)
+            for beat, reply in zip(beats, found, strict=True):
+                beat.answer(_answer(reply), True)
+
+
+def _answer(reply: agents.Reply | Exception) -> bytes:
+    request_id = os.urandom(8).hex()
+    if isinstance(reply, Exception):
+        status, headers, body = problems.render(reply, request_id=request_id)
+    else:
+        status, headers, body = 200, JSON, encode_reply(reply, rules.lease_s)
+    health.count_answer(status)
+    lines = [f"HTTP/1.1 {problems.STATUS_LINE[status]}", f"Date: {formatdate(usegmt=True)}", "Connection: keep-alive",
+             *(f"{name}: {value}" for name, value in headers), f"X-Request-Id: {request_id}",
+             *(f"{name}: {value}" for name, value in _SAFETY), f"Content-Length: {len(body)}", "", ""]  # fmt: skip
+    return "\r\n".join(lines).encode("latin-1") + body
+
+
+def parse(raw: bytes) -> Head | None:
+    """A head up to its empty line; None when there is anything about it that a real server should look at."""
+    fields: dict[bytes, bytes] = {}
+    for line in raw[len(_START) : -4].split(b"\r\n"):
+        found = _FIELD.match(line)
+        if found is None or found[1].lower() in fields:
+            return None
+        fields[found[1].lower()] = found[2]
+    if len(fields) > _FIELDS_MOST or fields.keys() & _LEAVE or not fields.get(b"host"):
+        return None
+    length = fields.get(b"content-length", b"")
+    scheme, _, bearer = fields.get(b"authorization", b"").decode("ascii").partition(" ")
+    plain = length.isdigit() and len(length) <= 5 and fields.get(b"connection", b"keep-alive").lower() == b"keep-alive"
+    if not plain or scheme.lower() != "bearer":
+        return None
+    try:
+        return Head(*bearer_of(bearer.strip()), int(length))
+    except CloudschedError:
+        return None
