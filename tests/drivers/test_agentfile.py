@@ -10,7 +10,8 @@ import pytest
 from cloudsched.drivers import agentfile
 
 
-@pytest.mark.parametrize(("first", "said"), [([], "cloudsched agent"), (["agent"], "cloudsched agent"), (["logagent"], "logagent")])
+@pytest.mark.parametrize(("first", "said"),
+                         [([], "cloudsched agent"), (["agent"], "cloudsched agent"), (["logagent"], "logagent")])
 def test_it_runs_where_nothing_else_of_the_project_is(tmp_path: Path, first: list[str], said: str) -> None:
     file = tmp_path / agentfile.FILE_NAME
     file.write_bytes(agentfile.agent_pyz())
