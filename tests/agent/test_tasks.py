@@ -34,7 +34,8 @@ def test_expressions_that_are_allowed(text: str, value: Any) -> None:
 
 @pytest.mark.parametrize("text", [
     "(1).__class__", "__import__('os')", "open('/etc/passwd')", "9**9**9", "'a' * 10**9", "[0] * 10**9", "lambda: 1",
-    "[x for x in range(3)]", "'%s' % 1", "f'{1}'", "x", "().__class__.__bases__", "print(1)", "1; 2", "import os", "range(10**12)",
+    "[x for x in range(3)]", "'%s' % 1", "f'{1}'", "x", "().__class__.__bases__", "print(1)", "1; 2", "import os",
+    "range(10**12)",
     "1 << 10**9", "sorted(range(10**9))", "(" * 400 + ")" * 400, "eval('1')", "min(*[1], key=abs)", "2**100000 * 2**100000",
     "a := 1", "x.y", "[1][0]", "str(7 ** 20000)", "1" * 1001,
 ])  # fmt: skip

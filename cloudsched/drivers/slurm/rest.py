@@ -138,6 +138,9 @@ class RestController:
 
     def _checked(self, doing: str, status: int, answer: dict[str, Any]) -> dict[str, Any]:
         errors = _errors(answer)
+        if errors and self._options.rest_token and all(one.get("error") == "Unspecified error" for one in errors):
+            raise DriverError(f"{doing}: slurmrestd gives no reason; the usual one is a token that is wrong or has run out",
+                              code=base.AUTH)  # fmt: skip
         if errors:
             raise refusal(doing, "\n".join(_said(error) for error in errors))
         if status in (401, 403, 511):
