@@ -23,9 +23,6 @@ from typing import Any
 import pytest
 
 from cloudsched.domain.tasks import job_number
-from cloudsched.services import agents
-from cloudsched.services.caller import LOCAL_ADMIN
-from cloudsched.store.db import open_database
 from cloudsched.testing.instance import Instance, Process
 
 pytestmark = pytest.mark.e2e
@@ -340,12 +337,8 @@ def test_an_older_agent_upgrades_itself(house: House) -> None:
     house.device("old-phone", file=old)
     house.instance.until(lambda: "old-phone" in house.online(), "the old agent is online")
     node = next(one for one in house.instance.api("GET", "/nodes")["items"] if one["name"] == "old-phone")
-    database = open_database(f"sqlite:///{house.instance.state / 'cloudsched.db'}")
-    try:
-        told = agents.upgrade(node["id"], caller=LOCAL_ADMIN)
-    finally:
-        database.close()
-    assert told.sha256 == hashlib.sha256(served).hexdigest()
+    told = house.instance.api("POST", f"/nodes/{node['id']}/upgrade")
+    assert told["sha256"] == hashlib.sha256(served).hexdigest()
     house.instance.until(lambda: old.read_bytes() == served, "the file is replaced", limit_s=40)
     task = house.ask("POST", "/tasks", {"task_type": "echo", "payload": {"message": "new"}, "device_id": "old-phone"})["task_id"]
     assert house.wait(task)["status"] == "success"

@@ -472,7 +472,7 @@ _results = st.fixed_dictionaries({"result": st.fixed_dictionaries(
     optional={"result_data": _values, "error_message": _values, "execution_time_seconds": _values, "logs": _values})})
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(sorted(TYPES)) | _values, sender=st.sampled_from(["phone", "laptop", ""]) | _values,
        data=_data | _metrics | _results, message_id=_values)
 def test_whatever_comes_there_is_a_known_reply(small: Fleet, kind: Any, sender: Any, data: Any, message_id: Any) -> None:
