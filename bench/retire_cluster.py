@@ -33,6 +33,7 @@ rate_limit = false
 heartbeat_interval_s = 10
 """
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
+ECHO = {"task_type": "echo", "payload": {"a": 1}}
 HEADERS = {"Content-Type": "application/json"}
 
 
@@ -151,7 +152,7 @@ def echoes(house: Running) -> float:
     database = sqlite3.connect(house.dir / "state" / "cloudsched.db")
     began = time.monotonic()
     for _ in range(TASKS // BATCH):
-        post(connection, "/api/v1/tasks/batch", {"tasks": [{"task_type": "echo", "payload": {"a": 1}}] * BATCH})
+        post(connection, "/api/v1/tasks/batch", {"tasks": [ECHO] * BATCH})
     wait_for(lambda: not database.execute(
         "SELECT 1 FROM job WHERE state IN ('queued', 'assigned', 'running') LIMIT 1").fetchone(), 600)
     return TASKS / (time.monotonic() - began)
@@ -160,12 +161,13 @@ def echoes(house: Running) -> float:
 def singles(house: Running) -> None:
     with bare_server() as port:
         told("reference: bare Flask POST at 200/s", paced(port, "/bare"))
+    told("reference: held no-op jobs, native API, at 200/s", paced(house.port, "/api/v2/jobs", {"kind": "noop", "hold": True}))
     told("single submissions at 200/s (allowed: p99 50 ms)", paced(house.port + PORT, "/api/v1/tasks"))
 
 
-def paced(port: int, path: str, connections: int = 16) -> list[float]:
+def paced(port: int, path: str, body: dict = ECHO, connections: int = 16) -> list[float]:
     """Milliseconds of each of RATE requests a second, from the moment it was due."""
-    body, times, began = {"task_type": "echo", "payload": {"a": 1}}, [], time.monotonic() + 0.5
+    times, began = [], time.monotonic() + 0.5
 
     def send(first: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port)

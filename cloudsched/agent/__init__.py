@@ -14,6 +14,7 @@ def worker_main(argv: Sequence[str] | None = None) -> int:
     import sys
 
     words = list(sys.argv[1:] if argv is None else argv)
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--test=") else [word])]
     if "--test" in words and "--join" not in words:
         words[words.index("--test")] = "--join"
         words.append("--test")

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "engine": ("servers", "the engine alone"),
     "agent": ("servers", "the agent that runs jobs on a node"),
     "logagent": ("servers", "the agent that collects logs on a node"),
+    "simulate": ("servers", "devices that join, report and run tasks, in one process, to try a server's size"),
     "db": ("db", "migrate, backup, restore, check, rebuild, rekey (on the server's machine)"),
     "config": ("config", "show the settings with their origin; check them"),
     "check": ("config", "check settings and database of this machine's instance"),

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     name = command_in(words)
-    if name in ("agent", "logagent"):
+    if name in ("agent", "logagent", "simulate"):
         from cloudsched.cli.servers import (
             run_agent,
         )  # its options are its own: it also runs without this program

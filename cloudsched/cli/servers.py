@@ -18,7 +18,7 @@ _EPILOGS = {
 
 
 def configure(parser: argparse.ArgumentParser, name: str) -> None:
-    if name in ("agent", "logagent"):
+    if name in ("agent", "logagent", "simulate"):
         parser.add_help = False
         parser.epilog = f"cloudsched {name} --help tells its own options."
         return
@@ -53,7 +53,11 @@ def run_server(args: argparse.Namespace) -> int:
 
 
 def run_agent(name: str, words: list[str]) -> int:
-    """An agent reads its own arguments: on a node it is a program of its own."""
+    """An agent reads its own arguments: on a node it is a program of its own; so is a simulated fleet of them."""
+    if name == "simulate":
+        if words[:1] == ["devices"]:
+            words = words[1:]
+        return int(importlib.import_module("cloudsched.testing.devicefleet").main(words) or 0)
     start = getattr(importlib.import_module(f"cloudsched.{name}"), f"{name}_main")
     return int(start(words) or 0)
 

@@ -18,7 +18,6 @@ import socket
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -100,7 +99,7 @@ class DeviceFleet:
         self._in_flight = 0
 
     def join_all(self, *, limit_s: float = 300.0) -> float:
-        """Join those that have not joined; returns the seconds it took. Raises TimeoutError."""
+        """Join those that have not joined; returns the seconds it took. Refused ones have ended. Raises TimeoutError."""
         began = time.monotonic()
         limit, self._limit = self._limit, JOINING_AT_ONCE
         missing = [device for device in self.devices if not device.secret]
@@ -241,11 +240,11 @@ class DeviceFleet:
 
     def _refused(self, device: Device, status: int) -> None:
         self.counts[f"status {status}"] += 1
-        if status == 401 and device.secret:
-            device.secret = ""
-        elif status in (409, 410):
+        if status in (409, 410) or (not device.secret and status in (400, 401, 403)):
             device.ended = True
             return
+        if status == 401:
+            device.secret = ""
         self._at(time.monotonic() + RETRY_S, device)
 
     # what is said
@@ -369,11 +368,11 @@ def main(argv: list[str] | None = None) -> int:
         with contextlib.suppress(KeyboardInterrupt):
             _beat(fleet, options.seconds or float("inf"))
         _say(_summary(fleet, options.seconds))
-    return 0 if not fleet.counts["failed"] else 1
+    return 0 if not fleet.counts["failed"] and fleet.counts["joined"] >= options.count else 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="devicefleet", description="Simulated devices for a Retire-Cluster server.")
+    parser = argparse.ArgumentParser(prog="cloudsched simulate devices", description="Simulated devices for a Retire-Cluster server.")
     add = parser.add_argument
     add("--server", required=True, metavar="URL", help="its native or its Retire-Cluster port over HTTP")
     add("--count", type=int, default=1000, metavar="N", help="devices (default: 1000)")
@@ -387,7 +386,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _beat(fleet: DeviceFleet, seconds: float, *, every_s: float = 10.0, say: Callable[[str], None] | None = None) -> None:
+def _beat(fleet: DeviceFleet, seconds: float, *, every_s: float = 10.0) -> None:
     fleet.begin()
     began = time.monotonic()
     next_at = began + every_s
@@ -395,7 +394,7 @@ def _beat(fleet: DeviceFleet, seconds: float, *, every_s: float = 10.0, say: Cal
         fleet._step(min(next_at, began + seconds))
         if time.monotonic() >= next_at:
             next_at += every_s
-            (say or _say)(_summary(fleet, time.monotonic() - began))
+            _say(_summary(fleet, time.monotonic() - began))
 
 
 def _summary(fleet: DeviceFleet, seconds: float) -> str:

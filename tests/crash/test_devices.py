@@ -150,7 +150,7 @@ class Submitter(threading.Thread):
     def _task(self) -> dict[str, Any]:
         kind, number = self.chance.choices(("echo", "sleep", "system_info"), (75, 20, 5))[0], next(self._numbers)
         payload = {"number": number} | ({"duration": round(self.chance.uniform(0.0, 0.4), 2)} if kind == "sleep" else {})
-        return {"task_type": kind, "payload": payload, "max_retries": 10}
+        return {"task_type": kind, "payload": payload, "requirements": {"max_retries": 10}}
 
     def _send(self, bodies: list[dict[str, Any]]) -> None:
         status, answer = 0, None

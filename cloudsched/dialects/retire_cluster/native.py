@@ -89,8 +89,8 @@ def answer(request: bytes | FrameError, address: str) -> Reply:
 
 def _parse(request: bytes, address: str) -> _Ask:
     try:
-        found = msgspec.json.decode(request)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        found = _decoded(request)
+    except (UnicodeDecodeError, ValueError) as error:
         raise Invalid(f"the request is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise Invalid("the request is no JSON object")
@@ -113,13 +113,21 @@ def _parse(request: bytes, address: str) -> _Ask:
 def _identity(request: bytes) -> _Ask | None:
     """Whom to answer when the request could be read but not understood."""
     try:
-        found = msgspec.json.decode(request)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
+        found = _decoded(request)
+    except (UnicodeDecodeError, ValueError):
         return None
     if not isinstance(found, dict):
         return None
     sender = found.get("sender_id")
     return _Ask("", sender if isinstance(sender, str) else "", _message_id(found), {}, "", "")
+
+
+def _decoded(request: bytes) -> Any:
+    """JSON as the original's peers write it: their NaN and Infinity are no JSON, and count as null here."""
+    try:
+        return msgspec.json.decode(request)
+    except msgspec.DecodeError:
+        return json.loads(request, parse_constant=lambda _word: None)
 
 
 def _message_id(found: Mapping[str, Any]) -> str | None:

@@ -44,6 +44,8 @@ _SHORT = {
 # What ended, in words; the rest is told by its state alone.
 _ENDS = {
     "COMPLETED": "the pilot has ended",
+    "COMPLETING": "the pilot is being ended",
+    "STAGE_OUT": "the pilot is being ended",
     "CANCELLED": "the pilot was cancelled",
     "REVOKED": "the pilot was taken by another cluster",
     "TIMEOUT": "the time limit of the pilot has passed",

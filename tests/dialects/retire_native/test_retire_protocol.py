@@ -484,3 +484,9 @@ def test_whatever_comes_there_is_a_known_reply(small: Fleet, kind: Any, sender: 
     assert said["data"].get("error") != "internal error", text
     for question in ("status", "list_devices"):
         assert Worker("status-client").say(question)["message_type"] == "ack"
+
+
+def test_the_nan_of_pythons_json_is_no_reason_to_refuse_a_heartbeat() -> None:
+    reply = json.loads(native.answer(b'{"message_type": "nonsense", "sender_id": "d", "data": {"metrics": {"cpu_usage": NaN}}}',
+                                     "127.0.0.1").data)
+    assert "is not one of" in reply["data"]["error"]
