@@ -372,7 +372,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cloudsched simulate devices", description="Simulated devices for a Retire-Cluster server.")
+    parser = argparse.ArgumentParser(prog="cloudsched simulate devices",
+                                     description="Simulated devices for a Retire-Cluster server.")
     add = parser.add_argument
     add("--server", required=True, metavar="URL", help="its native or its Retire-Cluster port over HTTP")
     add("--count", type=int, default=1000, metavar="N", help="devices (default: 1000)")

@@ -3,6 +3,7 @@ short memory, without a database."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,17 +42,18 @@ class TestEnds(SlurmCase):
         assert found.reason.startswith("the pilot was preempted by a job of higher priority (PREEMPTED")
         assert sorted(one.state for one in driver.machines()) == ["Error", "Running"]
 
-    def test_a_pilot_out_of_time_is_shutdown_and_known_after_slurm_forgot_it(self) -> None:
+    def test_a_pilot_that_slurm_forgot_is_known_until_destroyed(self) -> None:
         driver = self.slurm()
         machine = driver.boot(self.wanted())
-        self.joined("node-1")
-        self.cluster.run("scontrol", "update", f"JobId={machine.external_id}", "TimeLimit=1")
-        self.cluster.run("scontrol", "update", f"JobId={machine.external_id}", "EndTime=now")
-        assert self.ended(driver, "node-1").state == "Shutdown"
-        until(lambda: "the time limit of the pilot has passed (TIMEOUT" in driver.machines()[0].reason, "it says why",
-              note=self.tails)  # fmt: skip
-        until(lambda: "remembers" in driver.machines()[0].reason, "Slurm forgets it", note=self.tails)
-        assert [(one.name, one.state) for one in driver.machines()] == [("node-1", "Shutdown")]
+        self.settle(driver, "node-1")
+        self.cluster.run("scancel", machine.external_id)
+        until(lambda: driver._controller.jobs() == [], "Slurm forgets it", note=self.tails)
+        (home,) = self.shared.glob("machines/*/*")
+        facts = json.loads((home / "machine.json").read_text())
+        (home / "machine.json").write_text(json.dumps({**facts, "created": 1}))  # long ago
+        (found,) = driver.machines()
+        assert (found.name, found.state) == ("node-1", "Shutdown")
+        assert found.reason == "the pilot is not among the jobs that Slurm remembers"
         driver.destroy("node-1", {})
         assert driver.machines() == []
 

@@ -88,6 +88,17 @@ class TestPilots(SlurmCase):
         assert self.server.jobs[job].output("stdout") == b"done\n"
         assert self.ended(driver, "node-1").reason == "the pilot has ended (COMPLETED)"
 
+    def test_one_out_of_time_is_shutdown(self) -> None:
+        """Slurm looks at time limits twice a minute."""
+        driver = self.slurm()
+        machine = driver.boot(self.wanted())
+        self.settle(driver, "node-1")
+        for change in ("TimeLimit=1", "EndTime=now"):
+            self.cluster.run("scontrol", "update", f"JobId={machine.external_id}", change)
+        assert self.ended(driver, "node-1").state == "Shutdown"
+        until(lambda: driver.machines()[0].reason.startswith("the time limit of the pilot has passed (TIMEOUT"), "it says why",
+              note=self.tails)  # fmt: skip
+
     def test_one_that_is_refused_by_the_server_says_so(self) -> None:
         driver = self.slurm()
         driver.boot(self.wanted(join_token="unknown"))
@@ -214,6 +225,7 @@ class TestCarried(TestPilots):
     """Without a shared directory the job's environment carries the token."""
 
     test_one_that_is_told_of_its_end_finishes_its_job_and_leaves = None  # type: ignore[assignment]
+    test_one_out_of_time_is_shutdown = None  # type: ignore[assignment]
     test_one_that_is_refused_by_the_server_says_so = None  # type: ignore[assignment]
     test_no_python_on_the_host_is_said = None  # type: ignore[assignment]
     test_a_directory_without_a_job_is_found_and_goes = None  # type: ignore[assignment]
