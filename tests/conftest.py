@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from cloudsched.clock import ManualClock
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     import psycopg
 
 _numbers = itertools.count(1)
+
+# How long an example takes says something about the machine, not about the code.
+hypothesis.settings.register_profile("here", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("here")
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +15,17 @@ _OUTSIDE = {".git", ".venv", "build", "dist", "__pycache__", ".pytest_cache", ".
 
 def files(*suffixes: str) -> Iterator[Path]:
     """All files of the checkout with one of these suffixes; all files when none is given."""
-    for path in sorted(ROOT.rglob("*")):
-        parts = path.relative_to(ROOT).parts
-        if _OUTSIDE & set(parts) or any(part.endswith(".egg-info") for part in parts):
-            continue
-        if path.is_file() and (not suffixes or path.suffix in suffixes):
-            yield path
+    return (path for path in _all() if not suffixes or path.suffix in suffixes)
+
+
+@functools.cache
+def _all() -> tuple[Path, ...]:
+    found = []
+    for folder, below, names in os.walk(ROOT):
+        below[:] = [item for item in below if item not in _OUTSIDE and not item.endswith(".egg-info")
+                    and not item.startswith(".venv")]
+        found += [Path(folder, item) for item in names]
+    return tuple(sorted(found))
 
 
 def modules(folder: str) -> list[Path]:
@@ -30,6 +36,12 @@ def modules(folder: str) -> list[Path]:
 @functools.cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Every node of the file's tree."""
+    return tuple(ast.walk(tree(path)))
 
 
 def name(path: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .source import ROOT, modules, tree
+from .source import ROOT, modules, nodes
 
 _IMPORTED_AS = {"apache-libcloud": "libcloud"}
 
@@ -33,7 +33,7 @@ def setup_cfg() -> configparser.ConfigParser:
 def _third_party() -> dict[str, set[Path]]:
     found: dict[str, set[Path]] = {}
     for path in modules("cloudsched"):
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             names: list[str] = []
             if isinstance(node, ast.Import):
                 names = [item.name for item in node.names]
@@ -63,7 +63,7 @@ def test_every_import_is_declared(setup_cfg: configparser.ConfigParser) -> None:
 def test_every_declared_package_is_used(setup_cfg: configparser.ConfigParser) -> None:
     declared = _requirements(setup_cfg["options"]["install_requires"])
     # gunicorn is started as a program: its name stands in an argument list.
-    words = {node.value for path in modules("cloudsched") for node in ast.walk(tree(path))
+    words = {node.value for path in modules("cloudsched") for node in nodes(path)
              if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     used = set(_third_party()) | words
     assert {name for name in declared if _IMPORTED_AS.get(name, name.replace("-", "_")) not in used} == set()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .source import ROOT, files, modules, name, tree
+from .source import ROOT, files, modules, name, nodes, tree
 
 LONGEST = 600
 PACKAGE = modules("cloudsched")
@@ -54,7 +54,7 @@ def test_other_files_are_not_too_long_either(path: Path) -> None:
 
 def test_print_only_where_a_person_reads_it() -> None:
     silent = set(PACKAGE) - set(modules("cloudsched/cli"))
-    calls = ((path, node.lineno) for path in sorted(silent) for node in ast.walk(tree(path))
+    calls = ((path, node.lineno) for path in sorted(silent) for node in nodes(path)
              if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print")
     # Programs that start servers speak before logs exist; each such line says so to the linter.
     found = [f"{name(path)}:{line}" for path, line in calls
@@ -68,7 +68,7 @@ def test_the_agents_are_python_3_8(path: Path) -> None:
     ast.parse(source, feature_version=(3, 8))
     if "->" in source:
         assert "from __future__ import annotations" in source, "annotations must not be evaluated on 3.8"
-    used = {node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)}
+    used = {node.attr for node in nodes(path) if isinstance(node, ast.Attribute)}
     assert not used & TOO_NEW_FOR_THE_AGENT
     assert list(_too_new_keywords(path)) == []
 
@@ -97,7 +97,7 @@ def test_no_path_of_one_machine_is_written_anywhere() -> None:
 
 
 def test_modules_are_imported_by_their_package_name() -> None:
-    found = [f"{name(path)}:{node.lineno}" for path in PACKAGE for node in ast.walk(tree(path))
+    found = [f"{name(path)}:{node.lineno}" for path in PACKAGE for node in nodes(path)
              if isinstance(node, ast.ImportFrom) and node.level > 2]
     assert found == []
 
@@ -110,7 +110,7 @@ def _text(path: Path) -> str:
 
 
 def _identifiers(path: Path) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         line = getattr(node, "lineno", 0)
         if isinstance(node, ast.Name):
             yield node.id, line
@@ -127,7 +127,7 @@ def _words(identifier: str) -> list[str]:
 
 
 def _too_new_keywords(path: Path) -> Iterator[str]:
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Call):
             called = getattr(node.func, "id", getattr(node.func, "attr", ""))
             for keyword in node.keywords:

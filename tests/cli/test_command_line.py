@@ -193,7 +193,8 @@ def test_completion_of_other_shells_is_accepted_by_them(shell: str, tmp_path: Pa
     for word in ("submit", "of-state", "dry-run", "succeeded"):
         assert word in text
     if shutil.which(shell) is None:
-        assert text.count("'") % 2 == 0
+        plain = text.replace("'\"'\"'", "").replace("\\'", "")  # an apostrophe inside quotes, in each shell's way
+        assert plain.count("'") % 2 == 0
         return
     path = tmp_path / "script"
     path.write_text(text)

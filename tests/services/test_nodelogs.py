@@ -106,7 +106,8 @@ def test_reading_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def _write_some(path: Path, name: str) -> None:
-    made, limits = NodeFolder(path), Limits(2000, 1 << 20)
+    # Two files: who begins late reads the last two, and must find there all that the other has written meanwhile.
+    made, limits = NodeFolder(path), Limits(8000, 1 << 20)
     for index in range(40):
         made.append(f"{name}-{index}", records(f"{name} {index}", job=ord(name), offset=index * 10), at=index, limits=limits)
         made.append(f"shared-{index}", records(f"shared {index}", job=7, offset=index * 20), at=index, limits=limits)
