@@ -249,8 +249,10 @@ class Book:
         )
 
     def _occupy(self, job: Job, sign: int) -> None:
-        if job.fault is not None or job.instant:
+        """Take room for a job, or give back what it took: what was found wrong with it in between does not matter."""
+        if job.occupies == (sign > 0) or (sign > 0 and (job.fault is not None or job.instant)):
             return
+        job.occupies = sign > 0
         self._used += sign
         self._free_cores -= sign * job.cores
         self._free_memory_mb -= sign * job.memory_mb

@@ -56,6 +56,7 @@ class Job:
         "logged",
         "max_rss_mb",
         "memory_mb",
+        "occupies",
         "outputs",
         "payload",
         "phase",
@@ -109,6 +110,7 @@ class Job:
         self.verdict: tuple[str, str | None] | None = None  # state and reason decided before the process ended
         self.kill_at: float | None = None
         self.dropped = False
+        self.occupies = False  # it has taken a slot, cores and memory
         self.exit_code: int | None = None
         self.signal: int | None = None
         self.cpu_s: float | None = None

@@ -224,7 +224,7 @@ def _view(row: Listed, metrics: dict[str, Any], said: dict[str, Any], active: in
     return DeviceView(
         node_id=row.node_id, device_id=row.device_id, hostname=facts.hostname or row.hostname, online=online,
         role=_role(row, facts), os=facts.os, profile=said, platform_details=details if isinstance(details, dict) else {},
-        arch=facts.arch, python_version=facts.python_version, cores=facts.cores or row.cores, memory_gb=memory_gb,
+        arch=facts.arch, python_version=facts.python_version, cores=_cores(row, facts), memory_gb=memory_gb,
         storage_gb=storage_gb, has_gpu=facts.gpu, tags=tuple(sorted(facts.tags)),
         groups=facts.groups or {"computational": (), "services": (), "automation": ()}, capabilities=facts.capabilities(),
         kinds=domain.types_of(announced), accepts_tasks=machines.accepts_tasks(row, facts), capacity=max(1, row.slots),
@@ -245,13 +245,18 @@ def _uptime_s(row: Listed, metrics: Mapping[str, Any], at: float) -> float:
     return max(0.0, at - row.online_since) if row.online_since is not None else 0.0
 
 
+def _cores(row: Listed, facts: Facts) -> int:
+    """As reported; a native worker that did not say has none here, though its node counts as one core."""
+    return facts.cores or (0 if row.via in (store.WORKER, store.LEGACY) else row.cores)
+
+
 def summary() -> dict[str, Any]:
     """Counts and sums (contract 9.3 summary): total_devices, online_devices, offline_devices, by_role, by_platform, by_status,
     resource_totals {cpu_cores, memory_gb, storage_gb} (online ones), capabilities {gpu_enabled, mobile_devices, server_grade}."""
     at, threshold_s = clock.now(), fleet_config.current().offline_threshold_s
     found = machines.here()
     online = [(row, said) for row, said, _ in found if _is_online(row, at, threshold_s)]
-    sizes = [(said.cores or row.cores, (said.memory_mb or row.memory_mb) / 1024, said.storage_gb or row.storage_gb)
+    sizes = [(_cores(row, said), (said.memory_mb or row.memory_mb) / 1024, said.storage_gb or row.storage_gb)
              for row, said in online]
     return {
         "total_devices": len(found), "online_devices": len(online), "offline_devices": len(found) - len(online),

@@ -202,3 +202,12 @@ def test_a_time_limit_kills_and_progress_is_told(server: FakeServer, start: Star
     while agent.job_processes() and time.monotonic() < until:
         time.sleep(0.05)
     assert agent.job_processes() == []
+
+
+def test_refused_tasks_take_no_slot(server: FakeServer, start: Start) -> None:
+    start("--device-id", "d", "--slots", "1", "--allow", "python_eval")
+    bad = [server.submit(kind=kind, payload=payload) for kind, payload in [
+        ("sleep", {"duration": -1}), ("echo", {"repeat": 0}), ("python_eval", {}), ("program", {"command": "ls"}), ("echo", {})]]
+    assert [server.wait(number)[0].result["state"] for number in bad] == ["failed"] * 4 + ["succeeded"]  # type: ignore[index]
+    assert run(server, "sleep", {"duration": 0.05})["state"] == "succeeded"
+    assert run(server, "sleep", {"duration": 0.05})["state"] == "succeeded"

@@ -119,7 +119,7 @@ def test_what_strangers_send_is_made_fit(small: Fleet) -> None:
     small.register("odd", cpu_count=None, memory_total_gb="lots", tags=["a", 7, "b\0"], platform_details=[1], note="x" * 5000,
                    capabilities={"computational": ["gpu_compute"], "services": "no"}, max_concurrent_tasks=-3)
     view = devices.get("odd")
-    assert (view.cores, view.memory_gb, view.capacity, view.has_gpu) == (1, 0.0, 2, True)
+    assert (view.cores, view.memory_gb, view.capacity, view.has_gpu) == (0, 0.0, 2, True)
     assert view.tags == ("a", "b\ufffd") and len(view.profile["note"]) == 1000 and view.capabilities == ("computational",)
     assert small.beat("odd", cpu_usage=float("nan"), memory_usage=101, storage_usage=20, x=float("inf")).known
     view = devices.get("odd")

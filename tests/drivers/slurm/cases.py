@@ -71,9 +71,13 @@ class SlurmCase(DriverCase):
                      note=self.tails)  # fmt: skip
 
     def ended(self, driver: Driver, name: str) -> Machine:
-        found: Machine = until(
-            lambda: next((one for one in driver.machines() if one.name == name and one.state in ("Error", "Shutdown")), None),
-            f"{name} ends", note=self.tails)  # fmt: skip
+        """That machine, when Slurm is done with it."""
+
+        def look() -> Machine | None:
+            return next((one for one in driver.machines() if one.name == name and one.state in ("Error", "Shutdown")
+                         and not one.reason.startswith("the pilot is being ended")), None)  # fmt: skip
+
+        found: Machine = until(look, f"{name} ends", note=self.tails)
         return found
 
     def tails(self) -> str:

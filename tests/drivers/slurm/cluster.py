@@ -67,6 +67,8 @@ JobCompLoc={root}/completions.log
 """
 _NODE = ("NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cores} RealMemory={memory_mb}"
          " Feature={feature}\n")
+_PARTITIONS = """PartitionName=main Nodes={nodes} Default=YES MaxTime=INFINITE
+PartitionName=later Nodes={nodes} State=DOWN"""
 _DBD = """
 AuthType=auth/munge
 AuthInfo=socket={root}/munge.sock
@@ -92,7 +94,7 @@ def missing(*more: str) -> str:
 
 class SlurmCluster:
     """A cluster below `root`. `nodes`: names of its hosts, the first has the feature `fast`, the others `slow`;
-    `partitions`: lines of slurm.conf, `main` with all hosts unless given; `config`: further lines."""
+    `partitions`: lines of slurm.conf, unless given `main` with all hosts, and `later`, where nothing begins; `config`: further lines."""
 
     def __init__(self, root: Path, *, nodes: tuple[str, ...] = ("n1", "n2"), cores: int = 8, memory_mb: int = 64_000,
                  partitions: str = "", config: str = "", min_job_age_s: int = 300, rest: bool = False, jwt: bool = False,
@@ -104,7 +106,7 @@ class SlurmCluster:
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._ports: dict[str, int] = {}
         self._shape = {"cores": cores, "memory_mb": memory_mb}
-        self._more = {"partitions": partitions or f"PartitionName=main Nodes={','.join(nodes)} Default=YES MaxTime=INFINITE",
+        self._more = {"partitions": partitions or _PARTITIONS.format(nodes=",".join(nodes)),
                       "config": config}  # fmt: skip
         self._min_job_age_s = min_job_age_s
 
