@@ -38,12 +38,10 @@ def make_flask(settings: Settings) -> Flask:
     app = Flask("cloudsched", static_folder=str(files(WEB) / "static"), static_url_path="/static")
     app.config.update(
         API_TITLE="cloudsched", API_VERSION=__version__, OPENAPI_VERSION="3.1.0", OPENAPI_URL_PREFIX="/api/v2",
-        OPENAPI_JSON_PATH="openapi.json", MAX_CONTENT_LENGTH=settings.web.max_body_mb << 20,
-        STATE_DIR=settings.state.dir, PROPAGATE_EXCEPTIONS=False, SEND_FILE_MAX_AGE_DEFAULT=3600,
+        OPENAPI_JSON_PATH="openapi.json", PROPAGATE_EXCEPTIONS=False, SEND_FILE_MAX_AGE_DEFAULT=3600,
         API_SPEC_OPTIONS={"info": {"description": _TEXT}, "components": {"securitySchemes": SECURITY}},
     )
-    app.extensions["settings"] = settings
-    app.extensions["streams"] = Streams(_most_streams(settings))
+    set_up(app, settings)
     app.url_map.merge_slashes, app.url_map.strict_slashes = False, False
     app.url_map.converters |= {"raw": routing.RawSegment, "rest": routing.RawPath}
     api = _Api(app)
@@ -57,6 +55,13 @@ def make_flask(settings: Settings) -> Flask:
     app.register_error_handler(CloudschedError, _ours)
     app.register_error_handler(Exception, _ours)
     return app
+
+
+def set_up(app: Flask, settings: Settings) -> None:
+    """What of the application depends on the settings. Tests that share one call it again."""
+    app.config.update(MAX_CONTENT_LENGTH=settings.web.max_body_mb << 20, STATE_DIR=settings.state.dir)
+    app.extensions["settings"] = settings
+    app.extensions["streams"] = Streams(_most_streams(settings))
 
 
 def _most_streams(settings: Settings) -> int:

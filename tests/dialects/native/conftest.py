@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from werkzeug.test import Client
 
 from cloudsched import settings as settings_module
-from cloudsched.dialects.native import make_app
+from cloudsched.dialects.native import app as native_app
+from cloudsched.dialects.native import front, make_app
 from cloudsched.services import agent_rules, snapshot
 from cloudsched.settings import Settings
 from cloudsched.store import db, migrations
@@ -85,6 +87,16 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+_flask: list[Flask] = []
+
+
+def _shared_flask(settings: Settings) -> Flask:
+    if not _flask:
+        _flask.append(native_app.make_flask(settings))
+    native_app.set_up(_flask[0], settings)
+    return _flask[0]
+
+
 @pytest.fixture
 def make_api(tmp_state: Path, empty_database: Path, open_db: Callable[[str], None]) -> Callable[..., Api]:
     def make(**flags: Any) -> Api:
@@ -94,7 +106,8 @@ def make_api(tmp_state: Path, empty_database: Path, open_db: Callable[[str], Non
         open_db(loaded.database.url)
         snapshot.configure(loaded)
         vars(agent_rules.rules).update(vars(agent_rules.Rules()))
-        return Api(make_app(loaded))
+        # Making the application costs more than most tests: those that change no setting share one.
+        return Api(make_app(loaded) if flags else front.Front(loaded, lambda: _shared_flask(loaded)))
 
     return make
 
