@@ -12,7 +12,7 @@ from cloudsched import clock
 from cloudsched.domain.devices import percent, rounded
 from cloudsched.errors import Unavailable
 from cloudsched.store import events, series
-from cloudsched.store.db import current, write
+from cloudsched.store.db import Database, current, write
 
 log = logging.getLogger(__name__)
 FLUSH_S = 3.0
@@ -20,13 +20,17 @@ MINUTES = 15
 
 _lock = threading.Lock()
 _sums: dict[int, list[float]] = {}
+_counted_in: list[Database] = []  # the database that was open then: figures of another are not its own
 _flusher: list[threading.Thread] = []
 
 
 def count_request(took_ms: float, status: int) -> None:
     """One API request was answered."""
-    minute = int(clock.now() // 60) * 60
+    minute, here = int(clock.now() // 60) * 60, current()
     with _lock:
+        if _counted_in != [here]:
+            _counted_in[:] = [here]
+            _sums.clear()
         sums = _sums.setdefault(minute, [0, 0, 0.0])
         sums[0] += 1
         sums[1] += status >= 500
@@ -40,7 +44,7 @@ def count_request(took_ms: float, status: int) -> None:
 def flush() -> None:
     """Write down what this process has counted."""
     with _lock:
-        taken = dict(_sums)
+        taken = dict(_sums) if _counted_in == [current()] else {}
         _sums.clear()
     if not taken:
         return
@@ -59,8 +63,9 @@ def _flush_on() -> None:
     while True:
         threading.Event().wait(FLUSH_S)
         try:
-            flush()
-            current().close_thread()
+            if _sums:
+                flush()
+                current().close_thread()
         except Unavailable as error:
             log.debug("request figures were not written: %s", error)
         except Exception:
