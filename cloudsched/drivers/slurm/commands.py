@@ -13,7 +13,7 @@ from dataclasses import replace
 from cloudsched.drivers import base
 from cloudsched.drivers.base import DriverError
 from cloudsched.drivers.slurm import parsing
-from cloudsched.drivers.slurm.model import ClusterNode, JobRecord, Partition, Submission
+from cloudsched.drivers.slurm.model import WARNING, ClusterNode, JobRecord, Partition, Submission
 from cloudsched.drivers.slurm.options import SlurmOptions
 from cloudsched.drivers.slurm.refusals import refusal
 from cloudsched.drivers.slurm.transport import Result, Transport
@@ -200,7 +200,7 @@ def _switches(job: Submission) -> dict[str, str]:
         "--chdir": job.directory, "--input": "/dev/null", "--output": job.stdout, "--error": job.stderr,
         "--open-mode": "append", "--partition": job.partition, "--account": job.account, "--qos": job.qos,
         "--constraint": job.constraint, "--reservation": job.reservation,
-        "--signal": f"B:TERM@{job.warn_s}" if job.warn_s else "",
+        "--signal": f"B:{WARNING}@{job.warn_s}" if job.warn_s else "",
     }  # fmt: skip
 
 

@@ -8,11 +8,14 @@ from typing import Protocol
 
 from cloudsched.drivers.slurm import states
 
+WARNING = "USR1"  # what a batch script gets before its time limit: Slurm's own SIGTERM means that the end is here
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
     """One call of sbatch. `array` is Slurm's index list (`0-99`), empty for a single job; `memory_mb` 0 leaves it to the
-    partition; `secrets` become environment variables of the job, by a way that shows them nowhere else."""
+    partition; `secrets` become environment variables of the job, by a way that shows them nowhere else.
+    `warn_s`: so long before the time limit the script gets SIGUSR1."""
 
     name: str
     script: str

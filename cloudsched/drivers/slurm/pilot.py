@@ -1,8 +1,10 @@
 """How does the agent live inside a Slurm job? This runs on the host, as the batch process: it is put into the batch script
 as text, so it stands alone (standard library, Python 3.8).
 
-It makes room for the agent, starts it, passes on the warning before the time limit, and cleans up. SIGTERM is held back
-from the first line on and until the agent listens: whoever cancels a pilot that is just beginning is heard.
+It makes room for the agent, starts it, and cleans up. Two signals come from Slurm: SIGUSR1 is the warning before the time
+limit, and the agent finishes what runs; SIGTERM means that the end is here, and the agent stops at once, so that its jobs
+are begun again elsewhere. Both are held back from the first line on and until the agent listens: whoever cancels a pilot
+that is just beginning is heard.
 """
 
 from __future__ import annotations
@@ -24,13 +26,15 @@ if TYPE_CHECKING:
 PREFIX = "cloudsched-pilot-"
 STALE_S = 600.0
 EXIT_USAGE = 2
+WARNING = signal.SIGUSR1
+_HELD = {signal.SIGTERM, signal.SIGINT, WARNING}
 
 
 def main(facts: dict[str, Any], carried: str) -> int:
     """`facts`: `home` (the machine's directory on a shared file system, or empty), `scratch` (where to work, or empty), `agent`
     (its path, or empty when `carried` holds it in base64), `words` (its arguments), `run_as`, `environment`,
     `drain_after_s`. Returns the agent's exit status."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     os.environ.update(facts["environment"])
     os.environ["CLOUDSCHED_MACHINE"] = "slurm-" + os.environ.get("SLURM_JOB_ID", "0")
     scratch = facts["scratch"] or ("" if facts["home"] else os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
@@ -39,7 +43,7 @@ def main(facts: dict[str, Any], carried: str) -> int:
         home = own or facts["home"]
         agent = facts["agent"] or unpack(carried, home)
         words = facts["words"] + ["--work-dir", os.path.join(home, "work")] + run_as(facts["run_as"], agent, home)
-        if signal.SIGTERM in signal.sigpending():
+        if _HELD & signal.sigpending():
             return 0
         return supervise([sys.executable, agent] + words, facts["drain_after_s"])  # noqa: RUF005
     finally:
@@ -108,20 +112,23 @@ def run_as(wanted: str, agent: str, home: str) -> list[str]:
 
 
 def supervise(command: list[str], drain_after_s: int) -> int:
-    """Run the agent until it ends. A SIGTERM of ours, and the end of `drain_after_s`, is one for it: it finishes what runs."""
+    """Run the agent until it ends. The end of `drain_after_s` is a warning as well."""
     sys.stdout.flush()
     child = os.fork()
-    if child == 0:  # SIGTERM stays blocked over this: the agent's guard lets it in when it listens
+    if child == 0:  # the others stay blocked over this: the agent's guard lets them in when it listens
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {WARNING})
             os.execv(command[0], command)  # noqa: S606
         finally:
             os._exit(EXIT_USAGE)
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
-    signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGTERM))
+    for number in (WARNING, signal.SIGALRM):
+        signal.signal(number, lambda *_: os.kill(child, signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os.kill(child, signal.SIGINT))
     signal.alarm(drain_after_s)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     status = os.waitpid(child, 0)[1]
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGALRM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD | {signal.SIGALRM})
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
 

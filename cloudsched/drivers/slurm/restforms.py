@@ -7,7 +7,7 @@ from typing import Any
 
 from cloudsched.drivers.slurm import parsing, states
 from cloudsched.drivers.slurm.commands import minutes
-from cloudsched.drivers.slurm.model import ClusterNode, JobRecord, Partition, Submission
+from cloudsched.drivers.slurm.model import WARNING, ClusterNode, JobRecord, Partition, Submission
 
 OBJECTS_FROM = 39  # numbers become objects, words lists, the environment a list
 SCRIPT_IN_JOB_FROM = 40
@@ -128,7 +128,7 @@ def exit_status(value: Any) -> tuple[int | None, int | None]:
 def _by_version(job: Submission, environment: Mapping[str, str], version: int) -> dict[str, Any]:
     if version < OBJECTS_FROM:  # `signal` there cannot name the batch script
         return {"environment": dict(environment), "nodes": [1, 1], "open_mode": "append"}
-    warning = {"kill_warning_flags": ["BATCH_JOB"], "kill_warning_signal": "TERM",
+    warning = {"kill_warning_flags": ["BATCH_JOB"], "kill_warning_signal": WARNING,
                "kill_warning_delay": _amount(job.warn_s, version)}  # fmt: skip
     return {"environment": [f"{name}={value}" for name, value in environment.items()], "minimum_nodes": 1, "maximum_nodes": 1,
             "open_mode": ["APPEND"], **(warning if job.warn_s else {})}  # fmt: skip

@@ -94,7 +94,8 @@ def missing(*more: str) -> str:
 
 class SlurmCluster:
     """A cluster below `root`. `nodes`: names of its hosts, the first has the feature `fast`, the others `slow`;
-    `partitions`: lines of slurm.conf, unless given `main` with all hosts, and `later`, where nothing begins; `config`: further lines."""
+    `partitions`: lines of slurm.conf, unless given `main` with all hosts, and `later`, where nothing begins; `config`:
+    further lines."""
 
     def __init__(self, root: Path, *, nodes: tuple[str, ...] = ("n1", "n2"), cores: int = 8, memory_mb: int = 64_000,
                  partitions: str = "", config: str = "", min_job_age_s: int = 300, rest: bool = False, jwt: bool = False,
@@ -248,6 +249,16 @@ class SlurmCluster:
                     if mark in (base / "cmdline").read_bytes() or mark in (base / "environ").read_bytes():
                         found.append(int(entry.name))
         return found
+
+    def batch_process(self, job_id: str) -> int:
+        """The process that the batch script of a running job is."""
+        mark = f"SLURM_JOB_ID={job_id}\0".encode()
+        for pid in self.processes():
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            above = Path(f"/proc/{parent}/cmdline").read_bytes()
+            if b"slurmstepd" in above and mark in Path(f"/proc/{pid}/environ").read_bytes():
+                return pid
+        raise AssertionError(f"no batch process of job {job_id}\n{self.tails()}")
 
     def tails(self) -> str:
         """The ends of all logs, for a failed test."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,7 @@ def test_a_pilot_that_dies_with_a_job_is_replaced(cluster: SlurmCluster, shared:
         job = house.shell(f"while [ ! -e {gate} ]; do sleep 0.05; done; echo done")
         house.wait_state(job, "running", limit_s=120)
         (first,) = cluster.queue()
-        cluster.run("scancel", "--signal=KILL", "--full", first)
+        os.kill(cluster.batch_process(first), signal.SIGKILL)  # Slurm then kills what is left of the job
         house.until(lambda: [one for one in cluster.queue() if one != first], "another pilot is asked for", limit_s=120)
         gate.touch()
         house.wait_state(job, "succeeded", limit_s=120)

@@ -238,17 +238,20 @@ class TestPilotScript:
         assert {"CLOUDSCHED_NODE", "CLOUDSCHED_INSTANCE", "CLOUDSCHED_MACHINE", "CLOUDSCHED_AGENT_TOKEN"} <= set(eval(names))
         assert list(self.scratch.iterdir()) == []
 
-    def test_a_warning_is_passed_on_once_even_before_the_agent_listens(self) -> None:
-        agent = ("import signal, sys, time; heard = []; time.sleep(0.3)\n"
-                 "signal.signal(signal.SIGTERM, lambda *_: heard.append(1)); signal.pthread_sigmask(signal.SIG_UNBLOCK, [15])\n"
-                 "print('ready', flush=True)\n"
+    @pytest.mark.parametrize(("sent", "heard"), [(signal.SIGUSR1, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+    def test_a_signal_is_passed_on_once_even_before_the_agent_listens(self, sent: int, heard: int) -> None:
+        """The warning is a request to finish, the end a request to stop."""
+        agent = ("import signal, sys, time; heard = []; time.sleep(0.2)\n"
+                 "for number in (2, 15): signal.signal(number, lambda number, _: heard.append(number))\n"
+                 "print(sorted(signal.pthread_sigmask(signal.SIG_UNBLOCK, [2, 15])), flush=True)\n"
                  "while not heard: time.sleep(0.01)\n"
-                 "time.sleep(0.2); print(len(heard)); sys.exit(0)")  # fmt: skip
+                 "time.sleep(0.1); print(heard)")  # fmt: skip
         process = self.start(agent)
         until(lambda: list(self.scratch.glob("*/agent.pyz")))
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(sent)
         code, out, _ = self.ended(process)
-        assert (code, out.split()[-1]) == (0, "1")
+        assert (code, out.splitlines()[1]) == (0, f"[{heard:d}]")
+        assert "SIGUSR1" not in out  # what jobs inherit
         assert list(self.scratch.iterdir()) == []
 
     def test_it_tells_the_agent_itself_where_slurm_cannot(self) -> None:

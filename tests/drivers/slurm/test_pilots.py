@@ -80,7 +80,7 @@ class TestPilots(SlurmCase):
         gate = self.scratch / "gate"
         job = self.server.submit("sh", "-c", f"while [ ! -e {gate} ]; do sleep 0.05; done; echo done")
         self.server.until(lambda: self.server.jobs[job].started, "it runs")
-        self.cluster.run("scancel", "--batch", "--signal=TERM", machine.external_id)
+        self.cluster.run("scancel", "--batch", "--signal=USR1", machine.external_id)
         until(lambda: "drains" in self.log("node-1"), "it drains", note=self.tails)
         assert self.settle(driver, "node-1").state == "Running"
         gate.touch()

@@ -109,7 +109,7 @@ def test_a_submission_of_the_newer_versions(version: int) -> None:
     assert "TOKEN=t" in job["environment"]
     assert (job["memory_per_node"]["number"], job["time_limit"]["number"], job["minimum_nodes"]) == (512, 2, 1)
     assert (job["kill_warning_signal"], job["kill_warning_delay"]["number"], job["kill_warning_flags"]) == (
-        "TERM", 120, ["BATCH_JOB"])  # fmt: skip
+        "USR1", 120, ["BATCH_JOB"])  # fmt: skip
 
 
 def test_the_user_of_a_token() -> None:
