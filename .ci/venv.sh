@@ -75,7 +75,7 @@ ensure_moto() {
 ensure_packages() {
     missing=""
     for pair in sshd:openssh-server ssh:openssh-client slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client munged:munge \
-        slurmdbd:slurmdbd slurmrestd:slurmrestd mariadbd:mariadb-server \
+        slurmdbd:slurmdbd slurmrestd:slurmrestd mariadbd:mariadb-server-core mariadb:mariadb-client-core \
         ip:iproute2 java:openjdk-17-jre-headless; do
         PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" > /dev/null || missing="$missing ${pair#*:}"
     done

@@ -332,9 +332,11 @@ class SlurmCluster:
     def _start(self, name: str, *words: str, before: list[str] | None = None, **env: str) -> None:
         program = shutil.which(name.partition("-")[0], path=_PATH)
         assert program is not None, missing(name)
+        # Whoever kills the tests kills the cluster.
+        bound = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv", path=_PATH) else []
         with (self.root / f"{name}.out.log").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
-                [*(before or ()), program, *words], env=self.environment() | env, stdin=subprocess.DEVNULL, stdout=log,
+                [*(before or ()), *bound, program, *words], env=self.environment() | env, stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log, cwd="/", start_new_session=True)  # fmt: skip
 
     def _port(self, name: str) -> int:
