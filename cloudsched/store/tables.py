@@ -24,96 +24,100 @@ from peewee import (
 proxy: Any = DatabaseProxy()
 
 
-class _Table(Model):
+class Table(Model):
+    """Base of every table: in the one database, named after its class."""
+
     class Meta:
         database = proxy
         legacy_table_names = False
 
 
-def _flag(default: int = 0) -> IntegerField:
+def number(default: int = 0) -> IntegerField:
+    """A whole number that is never null."""
     return IntegerField(default=default, constraints=[SQL(f"DEFAULT {default}")])
 
 
-def _text(default: str = "") -> TextField:
+def text(default: str = "") -> TextField:
+    """A text that is never null."""
     return TextField(default=default, constraints=[SQL(f"DEFAULT '{default}'")])
 
 
-class Setting(_Table):
+class Setting(Table):
     """Facts of this installation that outlive a restart: instance id, schema version, quick-shutdown flag."""
 
     key = TextField(primary_key=True)
     value = TextField()
 
 
-class Counter(_Table):
+class Counter(Table):
     """Numbers handed out in blocks (batch ids; row ids on SQLite)."""
 
     name = TextField(primary_key=True)
     value = BigIntegerField(default=0)
 
 
-class Cloud(_Table):
+class Cloud(Table):
     """A place nodes come from. A limit of -1 means: not limited."""
 
     id = AutoField()
     name = TextField(unique=True)
-    title = _text()
-    address = _text()
+    title = text()
+    address = text()
     kind = TextField()
-    state = _text("active")
-    enabled = _flag()
+    state = text("active")
+    enabled = number()
     disabled_at = DoubleField(null=True)
     error_since = DoubleField(null=True)
-    error_text = _text()
+    error_text = text()
     priority = IntegerField(default=0)
     max_slots = IntegerField()
     memory_mb = IntegerField(default=-1)
     storage_gb = IntegerField(default=-1)
     cores = IntegerField(default=-1)
     max_node_memory_mb = IntegerField(default=-1)
-    networks = _text("[]")
+    networks = text("[]")
     keep_alive_s = IntegerField(default=0)
     boot_timeout_s = IntegerField(null=True)
-    options = _text("{}")
-    credentials = _text()
-    failed_images = _text("[]")
-    source = _text("api")
+    options = text("{}")
+    credentials = text()
+    failed_images = text("[]")
+    source = text("api")
     position = IntegerField(default=0)
     version = IntegerField(default=1)
     created_at = DoubleField()
 
 
-class Node(_Table):
+class Node(Table):
     """A machine that can run jobs: a booted VM, a device that joined, a host."""
 
     id = BigAutoField()
     name = TextField(unique=True)
     cloud_id = IntegerField()
-    external_id = _text()
+    external_id = text()
     state = TextField()
-    goal = _text("run")
-    status = _text("Starting")
+    goal = text("run")
+    status = text("Starting")
     override = TextField(null=True)
-    force_retire = _flag()
-    retired = _flag()
-    user = _text()
-    vm_type = _text()
+    force_retire = number()
+    retired = number()
+    user = text()
+    vm_type = text()
     cores = IntegerField(default=1)
     memory_mb = IntegerField(default=0)
     storage_gb = IntegerField(default=0)
-    network = _text()
-    image = _text()
-    instance_type = _text()
+    network = text()
+    image = text()
+    instance_type = text()
     slots = IntegerField(default=1)
-    job_per_core = _flag()
+    job_per_core = number()
     shape_id = IntegerField(null=True)
     job_id = BigIntegerField(null=True)
-    hostname = _text()
-    address = _text()
+    hostname = text()
+    address = text()
     ssh_port = IntegerField(default=22)
-    handle = _text("{}")
-    facts = _text("{}")
-    metrics = _text("{}")
+    handle = text("{}")
+    facts = text("{}")
+    metrics = text("{}")
     keep_alive_s = IntegerField(default=0)
     idle_since = DoubleField(null=True)
     error_count = IntegerField(default=0)
@@ -125,23 +129,23 @@ class Node(_Table):
     registered_at = DoubleField(null=True)
     boot_s = DoubleField(null=True)
     last_seen_at = DoubleField(null=True)
-    instance = _text()
-    token_hash = _text()
-    secret_hash = _text()
-    lease_holder = _text()
+    instance = text()
+    token_hash = text()
+    secret_hash = text()
+    lease_holder = text()
     lease_until = DoubleField(default=0)
-    candidates = _text("[]")
-    slot_name = _text()
-    slot_address = _text()
-    master_address = _text()
-    run_times = _text("[]")
-    reason = _text()
+    candidates = text("[]")
+    slot_name = text()
+    slot_address = text()
+    master_address = text()
+    run_times = text("[]")
+    reason = text()
     version = IntegerField(default=1)
     created_at = DoubleField()
     ended_at = DoubleField(null=True)
 
 
-class Shape(_Table):
+class Shape(Table):
     """What a job asks for. Jobs that ask for the same share one row, so that placing costs the same for 10 and 1e6."""
 
     id = AutoField()
@@ -152,29 +156,29 @@ class Shape(_Table):
     cores = IntegerField()
     memory_mb = IntegerField()
     storage_gb = IntegerField()
-    network = _text()
+    network = text()
     high_priority = IntegerField(default=0)
-    placement = _text("{}")
+    placement = text("{}")
 
 
-class Job(_Table):
+class Job(Table):
     """One piece of work. `spec` is what the agent needs; `attributes` what only people and dialects need."""
 
     id = BigAutoField()
-    source = _text("queue")
+    source = text("queue")
     key = TextField()
     batch_id = BigIntegerField()
     proc = IntegerField(default=0)
-    name = _text()
-    label = _text()
+    name = text()
+    label = text()
     user = TextField()
-    org = _text()
-    kind = _text("command")
+    org = text()
+    kind = text("command")
     shape_id = IntegerField()
     state = TextField()
-    goal = _text("run")
+    goal = text("run")
     priority = IntegerField(default=0)
-    placed = _flag()
+    placed = number()
     ban_until = DoubleField(null=True)
     override = TextField(null=True)
     node_id = BigIntegerField(null=True)
@@ -184,8 +188,8 @@ class Job(_Table):
     backoff_s = DoubleField(default=0)
     time_limit_s = DoubleField(null=True)
     needs = IntegerField(default=0)
-    has_dependents = _flag()
-    depends_fail = _text("cancel")
+    has_dependents = number()
+    depends_fail = text("cancel")
     not_before = DoubleField(null=True)
     submitted_at = DoubleField()
     queued_at = DoubleField(null=True)
@@ -200,17 +204,13 @@ class Job(_Table):
     max_rss_mb = IntegerField(null=True)
     result = TextField(null=True)
     spec = TextField()
-    attributes = _text("{}")
+    attributes = text("{}")
     retry_of = BigIntegerField(null=True)
     batch_status = IntegerField(null=True)
     remote_host = TextField(null=True)
 
-    class Meta:
-        database = proxy
-        legacy_table_names = False
 
-
-class JobNeed(_Table):
+class JobNeed(Table):
     """`job_id` waits for `on_id`: kind `ok` (must succeed) or `any` (must end)."""
 
     job_id = BigIntegerField()
@@ -218,12 +218,10 @@ class JobNeed(_Table):
     kind = TextField()
 
     class Meta:
-        database = proxy
-        legacy_table_names = False
         primary_key = CompositeKey("on_id", "job_id", "kind")
 
 
-class JobData(_Table):
+class JobData(Table):
     """Bytes of a job in pieces: `stdout`, `stderr` (of one attempt), `in/NAME` (attempt 0), `out/NAME`."""
 
     job_id = BigIntegerField()
@@ -234,23 +232,21 @@ class JobData(_Table):
     data = BlobField()
 
     class Meta:
-        database = proxy
-        legacy_table_names = False
         primary_key = CompositeKey("job_id", "attempt", "name", "offset")
 
 
-class JobBootFailure(_Table):
+class JobBootFailure(Table):
     """Why no machine could be booted for a job (cleared by the next success)."""
 
     id = BigAutoField()
     job_id = BigIntegerField(index=True)
-    cloud = _text()
+    cloud = text()
     code = IntegerField()
     text = TextField()
     at = DoubleField()
 
 
-class JobBlock(_Table):
+class JobBlock(Table):
     """A cloud that is not tried for a job until the given time."""
 
     job_id = BigIntegerField()
@@ -258,27 +254,23 @@ class JobBlock(_Table):
     until = DoubleField()
 
     class Meta:
-        database = proxy
-        legacy_table_names = False
         primary_key = CompositeKey("job_id", "cloud_id")
 
 
-class ImageRecord(_Table):
+class ImageRecord(Table):
     """Boot results per image and cloud; `banned` when the failure rate was too high."""
 
     image = TextField()
     cloud = TextField()
     succeeded = IntegerField(default=0)
     failed = IntegerField(default=0)
-    banned = _flag()
+    banned = number()
 
     class Meta:
-        database = proxy
-        legacy_table_names = False
         primary_key = CompositeKey("image", "cloud")
 
 
-class Slot(_Table):
+class Slot(Table):
     """A slot that an external batch system reports."""
 
     name = TextField(primary_key=True)
@@ -286,7 +278,7 @@ class Slot(_Table):
     seen_at = DoubleField()
 
 
-class UserLimit(_Table):
+class UserLimit(Table):
     """Largest number of nodes a user may have."""
 
     user = TextField(primary_key=True)
@@ -294,7 +286,7 @@ class UserLimit(_Table):
     position = IntegerField(default=0)
 
 
-class CloudAlias(_Table):
+class CloudAlias(Table):
     """A name for several clouds."""
 
     name = TextField(primary_key=True, column_name="alias")
@@ -302,7 +294,7 @@ class CloudAlias(_Table):
     position = IntegerField(default=0)
 
 
-class Event(_Table):
+class Event(Table):
     """The one append-only sequence. `id` order is commit order."""
 
     id = BigAutoField()
@@ -310,34 +302,34 @@ class Event(_Table):
     kind = TextField()
     subject_kind = TextField()
     subject_id = BigIntegerField()
-    actor = _text()
-    data = _text("{}")
+    actor = text()
+    data = text("{}")
 
 
-class Operation(_Table):
+class Operation(Table):
     """A long piece of work in recorded steps."""
 
     id = BigAutoField()
     kind = TextField()
-    state = _text("queued")
-    goal = _text("run")
-    subject_kind = _text()
+    state = text("queued")
+    goal = text("run")
+    subject_kind = text()
     subject_id = BigIntegerField(null=True)
-    actor = _text()
-    request = _text("{}")
-    steps = _text("[]")
+    actor = text()
+    request = text("{}")
+    steps = text("[]")
     result = TextField(null=True)
     error = TextField(null=True)
     attempt = IntegerField(default=0)
     not_before = DoubleField(default=0)
-    lease_holder = _text()
+    lease_holder = text()
     lease_until = DoubleField(default=0)
     created_at = DoubleField()
     ended_at = DoubleField(null=True)
     version = IntegerField(default=1)
 
 
-class Lease(_Table):
+class Lease(Table):
     """Who leads: one row per engine loop."""
 
     name = TextField(primary_key=True)
@@ -346,19 +338,19 @@ class Lease(_Table):
     fence = BigIntegerField(default=0)
 
 
-class Loop(_Table):
+class Loop(Table):
     """The pulse of each engine loop."""
 
     name = TextField(primary_key=True)
     interval_s = DoubleField()
     created_at = DoubleField()
     last_cycle_at = DoubleField(null=True)
-    last_error = _text()
+    last_error = text()
     last_error_at = DoubleField(null=True)
     took_s = DoubleField(null=True)
 
 
-class ApiKey(_Table):
+class ApiKey(Table):
     """A caller's key: only its hash is kept."""
 
     id = AutoField()
@@ -366,26 +358,26 @@ class ApiKey(_Table):
     prefix = TextField()
     hash = TextField(unique=True)
     role = TextField()
-    org = _text()
+    org = text()
     created_at = DoubleField()
     expires_at = DoubleField(null=True)
     revoked_at = DoubleField(null=True)
     last_used_at = DoubleField(null=True)
 
 
-class JoinToken(_Table):
+class JoinToken(Table):
     """A token with which machines may join."""
 
     hash = TextField(primary_key=True)
     cloud_id = IntegerField()
-    user = _text()
-    vm_type = _text()
+    user = text()
+    vm_type = text()
     uses_left = IntegerField(null=True)
     expires_at = DoubleField(null=True)
     created_at = DoubleField()
 
 
-class Idempotency(_Table):
+class Idempotency(Table):
     """Answers to POSTs that carried an Idempotency-Key."""
 
     key = TextField(primary_key=True)
@@ -395,7 +387,7 @@ class Idempotency(_Table):
     at = DoubleField()
 
 
-ALL: tuple[type[_Table], ...] = (
+ALL: tuple[type[Table], ...] = (
     Setting, Counter, Cloud, Node, Shape, Job, JobNeed, JobData, JobBootFailure, JobBlock, ImageRecord, Slot,
     UserLimit, CloudAlias, Event, Operation, Lease, Loop, ApiKey, JoinToken, Idempotency,
 )

@@ -15,25 +15,10 @@ from peewee import (
     CompositeKey,
     DoubleField,
     IntegerField,
-    Model,
     TextField,
 )
 
-from cloudsched.store.tables import proxy
-
-
-class _Table(Model):
-    class Meta:
-        database = proxy
-        legacy_table_names = False
-
-
-def _text() -> TextField:
-    return TextField(default="", constraints=[SQL("DEFAULT ''")])
-
-
-def _number() -> IntegerField:
-    return IntegerField(default=0, constraints=[SQL("DEFAULT 0")])
+from cloudsched.store.tables import Table, number, text
 
 
 def _big() -> BigIntegerField:
@@ -44,7 +29,7 @@ def _sum() -> DoubleField:
     return DoubleField(default=0, constraints=[SQL("DEFAULT 0")])
 
 
-class Device(_Table):
+class Device(Table):
     """One machine that reports. `online_since` is null while it is offline; `removed_at` when it was taken out.
 
     `via`: `agent` (a device with our agent), `worker` (native protocol), `legacy` (reports only), `machine` (our agent on a
@@ -55,27 +40,27 @@ class Device(_Table):
 
     node_id = BigIntegerField(primary_key=True)
     device_id = TextField()
-    role = _text()
-    os = _text()
+    role = text()
+    os = text()
     via = TextField()
-    token_hash = _text()
-    accepts_tasks = _number()
+    token_hash = text()
+    accepts_tasks = number()
     internet = IntegerField(default=1, constraints=[SQL("DEFAULT 1")])
     online_since = DoubleField(null=True)
     heartbeats = _big()
     completed = _big()
     failed = _big()
-    last_error = _text()
-    takes = _text()
-    asked = _number()
-    stops = _text()
+    last_error = text()
+    takes = text()
+    asked = number()
+    stops = text()
     sent = DoubleField(null=True)
     received = DoubleField(null=True)
     registered_at = DoubleField()
     removed_at = DoubleField(null=True)
 
 
-class DevicePeriod(_Table):
+class DevicePeriod(Table):
     """A time of being online that is over."""
 
     node_id = BigIntegerField()
@@ -83,36 +68,32 @@ class DevicePeriod(_Table):
     last_contact_at = DoubleField()
 
     class Meta:
-        database = proxy
-        legacy_table_names = False
         primary_key = CompositeKey("node_id", "began_at")
 
 
-class DeviceSeries(_Table):
+class DeviceSeries(Table):
     """Samples of a machine in one bucket: `width_s` 60, 600 or 3600, from `start` (epoch seconds) on."""
 
     node_id = BigIntegerField()
     width_s = IntegerField()
     start = BigIntegerField()
-    cpu_n = _number()
+    cpu_n = number()
     cpu_sum = _sum()
     cpu_max = _sum()
-    memory_n = _number()
+    memory_n = number()
     memory_sum = _sum()
     memory_max = _sum()
-    disk_n = _number()
+    disk_n = number()
     disk_sum = _sum()
     disk_max = _sum()
     sent = _sum()
     received = _sum()
 
     class Meta:
-        database = proxy
-        legacy_table_names = False
         primary_key = CompositeKey("node_id", "width_s", "start")
 
 
-class DevicePing(_Table):
+class DevicePing(Table):
     """A probe on its way: asked, handed to the agent, answered."""
 
     id = BigIntegerField(primary_key=True)
@@ -122,7 +103,7 @@ class DevicePing(_Table):
     answered_at = DoubleField(null=True)
 
 
-class JobCheckpoint(_Table):
+class JobCheckpoint(Table):
     """How far a job has come, in its own words; given back with its next attempt."""
 
     job_id = BigIntegerField(primary_key=True)
@@ -131,7 +112,7 @@ class JobCheckpoint(_Table):
     data = TextField()
 
 
-class RateWindow(_Table):
+class RateWindow(Table):
     """Requests of one caller in a window that runs."""
 
     identity = BlobField(primary_key=True)
@@ -139,7 +120,7 @@ class RateWindow(_Table):
     n = BigIntegerField()
 
 
-class StreamPlace(_Table):
+class StreamPlace(Table):
     """A stream that is open: one of the numbered places of its caller, until its lease ends."""
 
     identity = BlobField()
@@ -148,12 +129,10 @@ class StreamPlace(_Table):
     ends_at = DoubleField()
 
     class Meta:
-        database = proxy
-        legacy_table_names = False
         primary_key = CompositeKey("identity", "place")
 
 
-class ApiMinute(_Table):
+class ApiMinute(Table):
     """API requests of all processes in one minute (`minute`: epoch seconds of its start)."""
 
     minute = BigIntegerField(primary_key=True)

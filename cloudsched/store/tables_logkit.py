@@ -6,44 +6,30 @@ once per content, by their hash: a thousand agents that want the same one share 
 
 from __future__ import annotations
 
-from peewee import SQL, BigAutoField, BigIntegerField, CompositeKey, DoubleField, IntegerField, Model, TextField
+from peewee import BigAutoField, BigIntegerField, CompositeKey, DoubleField, IntegerField, TextField
 
-from cloudsched.store.tables import proxy
-
-
-class _Table(Model):
-    class Meta:
-        database = proxy
-        legacy_table_names = False
+from cloudsched.store.tables import Table, number, text
 
 
-def _text() -> TextField:
-    return TextField(default="", constraints=[SQL("DEFAULT ''")])
-
-
-def _number() -> IntegerField:
-    return IntegerField(default=0, constraints=[SQL("DEFAULT 0")])
-
-
-class LogAgent(_Table):
+class LogAgent(Table):
     """A log agent that registered. `id` order is the order of first registration; `by_hand`: desired state is off."""
 
     id = BigAutoField()
     node_id = BigIntegerField(unique=True)
     url = TextField(unique=True)
-    tag = _text()
-    by_hand = _number()
+    tag = text()
+    by_hand = number()
     registered_at = DoubleField()
 
 
-class RunnerConfig(_Table):
+class RunnerConfig(Table):
     """A runner's configuration by the hash of its canonical form; `body` is the text as it was given."""
 
     hash = TextField(primary_key=True)
     body = TextField()
 
 
-class Runner(_Table):
+class Runner(Table):
     """A configuration wanted on all agents of a tag. `want`: present, absent (being removed); `run`: running, stopped."""
 
     id = BigAutoField()
@@ -53,27 +39,25 @@ class Runner(_Table):
     run = TextField(default="running")
     generation = IntegerField(default=0)
     version = IntegerField(default=1)
-    actor = _text()
+    actor = text()
     created_at = DoubleField()
     updated_at = DoubleField()
 
 
-class RunnerVersion(_Table):
+class RunnerVersion(Table):
     """One configuration of a runner, numbered from 1."""
 
     runner_id = BigIntegerField()
     generation = IntegerField()
     hash = TextField()
-    actor = _text()
+    actor = text()
     at = DoubleField()
 
     class Meta:
-        database = proxy
-        legacy_table_names = False
         primary_key = CompositeKey("runner_id", "generation")
 
 
-class RunnerTarget(_Table):
+class RunnerTarget(Table):
     """One runner on one agent: what is wanted there, and how far it has come.
 
     `runner_id` is null for what was asked of this agent alone. `state`: pending, applied, failed, by_hand.
@@ -84,21 +68,21 @@ class RunnerTarget(_Table):
     agent_id = BigIntegerField()
     name = TextField()
     runner_id = BigIntegerField(null=True)
-    generation = _number()
+    generation = number()
     want = TextField()
-    run = _text()
-    hash = _text()
+    run = text()
+    hash = text()
     state = TextField()
-    reason = _text()
-    reported = _text()
-    attempts = _number()
+    reason = text()
+    reported = text()
+    attempts = number()
     not_before = DoubleField(null=True)
     checked_at = DoubleField(null=True)
     applied_at = DoubleField(null=True)
     changed_at = DoubleField()
 
 
-class Rollout(_Table):
+class Rollout(Table):
     """A new configuration on its way through the agents of a tag, wave by wave (domain/rollout.py)."""
 
     id = BigAutoField()
@@ -108,18 +92,18 @@ class Rollout(_Table):
     to_generation = IntegerField()
     plan = TextField()
     waves = TextField()
-    wave = _number()
+    wave = number()
     wave_at = DoubleField(null=True)
     healthy_at = DoubleField(null=True)
-    baseline = _text()
-    reason = _text()
-    actor = _text()
+    baseline = text()
+    reason = text()
+    actor = text()
     version = IntegerField(default=1)
     created_at = DoubleField()
     ended_at = DoubleField(null=True)
 
 
-ALL: tuple[type[_Table], ...] = (LogAgent, RunnerConfig, Runner, RunnerVersion, RunnerTarget, Rollout)
+ALL: tuple[type[Table], ...] = (LogAgent, RunnerConfig, Runner, RunnerVersion, RunnerTarget, Rollout)
 
 INDEXES = (
     "CREATE INDEX log_agent_tag ON log_agent (tag, id)",
