@@ -1,30 +1,17 @@
-"""What does a request ask? The raw path, filters of the query (contract 6.1), bodies with a limit."""
+"""What does a request ask? Its style, filters of the query (contract 6.1), a runner's name."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
-from urllib.parse import quote, unquote, unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 from cloudsched.dialects.logkit.style import DOCUMENT, ENVELOPE
-from cloudsched.errors import Invalid, TooLarge
+from cloudsched.errors import Invalid
+from cloudsched.incoming import Environ
 
-Environ = dict[str, Any]
 STYLES = (DOCUMENT, ENVELOPE)
 _PREFIXES = {f"/{style}/logkit/": style for style in STYLES}
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
-_PIECE = 1 << 16
-
-
-def raw_path(environ: Environ) -> str:
-    """The path as it was sent, still percent-encoded."""
-    target = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-    if not target:
-        return quote(environ.get("PATH_INFO", "/").encode("latin-1"), safe="/:@!$&'()*+,;=~-._") or "/"
-    if not target.startswith("/"):  # absolute form, as proxies send it
-        target = "/" + target.partition("://")[2].partition("/")[2]
-    path = str(target).partition("?")[0]
-    return path if path.isascii() else quote(path.encode("latin-1", "replace"), safe="/%:@!$&'()*+,;=~-._")
 
 
 def styled(environ: Environ, path: str, default: str) -> tuple[str, str, str | None]:
@@ -59,28 +46,3 @@ def name(segment: str) -> str:
         return unquote(segment, errors="strict")
     except UnicodeDecodeError:
         raise Invalid("the runner's name is not UTF-8") from None
-
-
-def body(environ: Environ, limit: int) -> bytes:
-    """The whole body. Raises TooLarge before more than the limit is read, Invalid when it was cut off."""
-    length = environ.get("CONTENT_LENGTH")
-    stream = environ["wsgi.input"]
-    if length:
-        if not length.isdigit():
-            raise Invalid(f"Content-Length: {length[:40]!r} is no number")
-        wanted = int(length) if len(length) < 19 else limit + 1
-        if wanted > limit:
-            raise TooLarge(f"the body has {length[:40]} bytes; at most {limit} are taken")
-        found: bytes = stream.read(wanted)
-        if len(found) < wanted:
-            raise Invalid("the body ended before its announced length")
-        return found
-    if not environ.get("wsgi.input_terminated"):
-        return b""
-    pieces, size = [], 0
-    while piece := stream.read(_PIECE):
-        size += len(piece)
-        if size > limit:
-            raise TooLarge(f"the body has more than {limit} bytes")
-        pieces.append(piece)
-    return b"".join(pieces)

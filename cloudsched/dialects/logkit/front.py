@@ -5,14 +5,13 @@ Heartbeats are the hot route: their answer is one of two constant bodies, and a 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from cloudsched.dialects.logkit import asks, style
-from cloudsched.dialects.logkit.asks import Environ
 from cloudsched.dialects.logkit.quick import Quick
 from cloudsched.dialects.logkit.style import ENVELOPE, Outcome
+from cloudsched.incoming import Environ, Once, raw_path, read_body
 from cloudsched.services.logagents import Fleet
 from cloudsched.services.logagents_calls import Master, make_line
 from cloudsched.services.runners import Runners
@@ -37,22 +36,20 @@ class Front:
         self._default, self._enabled = settings.logkit.response_style, settings.logkit.enable
         # Answers that need no HTTP server (app/quick.py).
         self.quick = Quick(self.fleet, self._default) if self._enabled else None
-        self._flask: Any = None
-        self._lock = threading.Lock()
+        self._flask: Once[Any] = Once(self._make_flask)
 
     @property
     def flask(self) -> Any:
-        """The Flask application, made when it is first needed: heartbeats do not wait for its imports."""
-        if self._flask is None:
-            with self._lock:
-                if self._flask is None:
-                    from cloudsched.dialects.logkit.routes import make_flask
+        """The Flask application: heartbeats do not wait for its imports."""
+        return self._flask()
 
-                    self._flask = make_flask(self.settings, self.master)
-        return self._flask
+    def _make_flask(self) -> Any:
+        from cloudsched.dialects.logkit.routes import make_flask
+
+        return make_flask(self.settings, self.master)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        path, kind, bad = asks.styled(environ, asks.raw_path(environ), self._default)
+        path, kind, bad = asks.styled(environ, raw_path(environ), self._default)
         if self._enabled and bad is None:
             if path == REGISTER and environ["REQUEST_METHOD"] == "POST":
                 return self._register(environ, start_response, kind)
@@ -66,7 +63,7 @@ class Front:
 
     def _register(self, environ: Environ, start_response: StartResponse, kind: str) -> Iterable[bytes]:
         try:
-            self.fleet.register(asks.body(environ, HEARTBEAT_MAX))
+            self.fleet.register(read_body(environ, HEARTBEAT_MAX))
         except Exception as error:
             return _answer(start_response, style.of_error(error, "L2004"), kind)
         return _send(start_response, 200, _DONE[kind])

@@ -13,6 +13,7 @@ from cloudsched import __version__
 from cloudsched.dialects.logkit import asks, codes, style
 from cloudsched.dialects.logkit.style import Outcome
 from cloudsched.errors import Invalid
+from cloudsched.incoming import read_body
 from cloudsched.services.logagents_calls import OPERATIONS, Master
 from cloudsched.settings import Settings
 
@@ -64,7 +65,7 @@ class Handlers:
         ]
 
     def register(self) -> None:
-        self.master.fleet.register(asks.body(request.environ, SMALL_BODY))
+        self.master.fleet.register(read_body(request.environ, SMALL_BODY))
 
     def slaves(self) -> msgspec.Raw:
         return msgspec.Raw(self.master.fleet.listed(**_filters()))
@@ -73,11 +74,11 @@ class Handlers:
         self.master.fleet.forget(**_filters(), actor=f"logkit {request.remote_addr or ''}".strip())
 
     def retag(self) -> None:
-        self.master.retag(asks.body(request.environ, SMALL_BODY), **_filters())
+        self.master.retag(read_body(request.environ, SMALL_BODY), **_filters())
 
     def _operation(self, operation: str) -> Callable[[str], None]:
         def operate(name: str) -> None:
-            body = asks.body(request.environ, self.settings.logkit.config_max_mb << 20)
+            body = read_body(request.environ, self.settings.logkit.config_max_mb << 20)
             self.master.operate(operation, asks.name(name), body, **_filters())
 
         return operate

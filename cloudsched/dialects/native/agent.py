@@ -11,8 +11,9 @@ import msgspec
 
 from cloudsched.dialects.native import wire
 from cloudsched.dialects.native.problems import HttpProblem
-from cloudsched.dialects.native.wire import JSON, Answer, Environ
+from cloudsched.dialects.native.wire import JSON, Answer
 from cloudsched.errors import Conflict, Gone, Unauthenticated
+from cloudsched.incoming import Environ, read_body
 from cloudsched.services import agent_files, agents, joining, nodelogs
 from cloudsched.services.agent_rules import rules
 
@@ -49,14 +50,14 @@ def program(environ: Environ) -> Answer:
 
 def _join(environ: Environ, max_body: int) -> Answer:
     try:
-        made = joining.join(wire.read_body(environ, max_body), environ.get("REMOTE_ADDR", ""))
+        made = joining.join(read_body(environ, max_body), environ.get("REMOTE_ADDR", ""))
     except Gone as error:
         raise Conflict(error.message) from None
     return 201, JSON, [_encode(made)]
 
 
 def _sync(environ: Environ, max_body: int) -> Answer:
-    reply = agents.sync(_bearer(environ), wire.read_body(environ, max_body))
+    reply = agents.sync(_bearer(environ), read_body(environ, max_body))
     return 200, JSON, [encode_reply(reply, rules.lease_s)]
 
 
@@ -82,7 +83,7 @@ def _output(environ: Environ, _: int) -> Answer:
     attempt = wire.integer(pairs, "attempt", -1)
     offset = wire.integer(pairs, "offset", 0)
     stream = wire.single(pairs, "stream") or "stdout"
-    data = wire.read_body(environ, agent_files.PIECE_MAX)
+    data = read_body(environ, agent_files.PIECE_MAX)
     return 200, JSON, [_encode(agent_files.put_output(_bearer(environ), job, attempt, stream, offset, data))]
 
 
@@ -99,7 +100,7 @@ def _files(environ: Environ, rest: str, method: str) -> Answer:
     attempt, _, name = rest.partition("/")
     pairs = wire.query(environ, ("offset", "final"))
     offset = wire.integer(pairs, "offset", 0)
-    data = wire.read_body(environ, agent_files.PIECE_MAX)
+    data = read_body(environ, agent_files.PIECE_MAX)
     made = agent_files.put_file(bearer, number, wire.whole("attempt", attempt), wire.decoded(name), offset, data)
     return 200, JSON, [_encode(made)]
 
@@ -110,14 +111,14 @@ def _logs(environ: Environ, _: int) -> Answer:
     bearer, get = _bearer(environ), environ.get
     if wire.flag(pairs, "final"):
         return 200, JSON, [_encode(nodelogs.flushed(bearer))]
-    body = wire.read_body(environ, nodelogs.BODY_MAX)
+    body = read_body(environ, nodelogs.BODY_MAX)
     made = nodelogs.accept(bearer, body, batch_id=get("HTTP_X_BATCH_ID", ""), kind=get("CONTENT_TYPE", ""),
                            encoding=get("HTTP_CONTENT_ENCODING", ""))
     return 200, JSON, [_encode(made)]
 
 
 def _logs_state(environ: Environ, max_body: int) -> Answer:
-    return 200, JSON, [_encode(nodelogs.report(_bearer(environ), wire.read_body(environ, max_body)))]
+    return 200, JSON, [_encode(nodelogs.report(_bearer(environ), read_body(environ, max_body)))]
 
 
 def _bearer(environ: Environ) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cloudsched.dialects.native import agent, beats, hot, problems, wire
-from cloudsched.dialects.native.wire import Answer, Environ, StartResponse
+from cloudsched.dialects.native import agent, beats, hot, problems
+from cloudsched.dialects.native.wire import Answer, StartResponse
 from cloudsched.errors import CloudschedError
+from cloudsched.incoming import Environ, Once, raw_path
 from cloudsched.services import health, nodelogs
 from cloudsched.services.access import Gate, Request
 from cloudsched.services.caller import Caller
@@ -44,24 +44,18 @@ class Front:
         self.max_body = settings.web.max_body_mb << 20
         # Plain heartbeats need no HTTP server (app/quick.py).
         self.later = beats.Beats(self.gate)
-        self._make_flask = make_flask
-        self._flask: WsgiApp | None = None
-        self._lock = threading.Lock()
+        self._flask = Once(make_flask)
 
     @property
     def flask(self) -> Any:
-        """The Flask application, made when it is first needed: agents do not wait for its imports."""
-        if self._flask is None:
-            with self._lock:
-                if self._flask is None:
-                    self._flask = self._make_flask()
-        return self._flask
+        """The Flask application: agents do not wait for its imports."""
+        return self._flask()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         request_id = environ.get("HTTP_X_REQUEST_ID", "")
         if not _ID.match(request_id):
             request_id = os.urandom(8).hex()
-        path = wire.raw_path(environ)
+        path = raw_path(environ)
         try:
             if path.startswith(agent.PREFIX):
                 self.gate.check_network(Request(environ.get("REMOTE_ADDR", "")))

@@ -13,9 +13,10 @@ import msgspec
 
 from cloudsched.dialects.native import paging, wire
 from cloudsched.dialects.native.problems import HttpProblem
-from cloudsched.dialects.native.wire import JSON, Answer, Environ
+from cloudsched.dialects.native.wire import JSON, Answer
 from cloudsched.domain import submission
 from cloudsched.errors import Invalid
+from cloudsched.incoming import Environ, read_body
 from cloudsched.services import jobs, listing
 from cloudsched.services.caller import Caller
 
@@ -43,7 +44,7 @@ def _submit(environ: Environ, caller: Caller, max_body: int) -> Answer:
     caller.require("submitter")
     wire.query(environ, ())
     check_json(environ)
-    body = wire.read_body(environ, max_body)
+    body = read_body(environ, max_body)
     requests, batch = submission.parse(body)
     if b"\\u0000" in body:
         _check_text(requests, "jobs[{}]." if batch else "")

@@ -16,6 +16,7 @@ from cloudsched.dialects.native.routing import Blueprint, caller, check_match, r
 from cloudsched.domain import moves
 from cloudsched.domain.entities import Job
 from cloudsched.errors import Invalid, NotFound
+from cloudsched.incoming import read_body
 from cloudsched.services import jobs, listing, watch
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/api/v2", description="Work to be done")
@@ -155,7 +156,7 @@ def get_file(query: dict[str, Any], job: str, name: str) -> Response:
 def put_file(job: str, name: str) -> Response:
     """Upload an input file that the job was submitted to wait for."""
     _match(job)
-    data = wire.read_body(request.environ, current_app.config["MAX_CONTENT_LENGTH"])
+    data = read_body(request.environ, current_app.config["MAX_CONTENT_LENGTH"])
     jobs.put_input(job, name, data, caller())
     return reply({"name": name, "size": len(data)})
 

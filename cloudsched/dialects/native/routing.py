@@ -20,6 +20,7 @@ from werkzeug.routing import BaseConverter, ValidationError
 
 from cloudsched.dialects.native import front, hot, problems, schemas, wire
 from cloudsched.errors import FieldError, Invalid, Stale, Unauthenticated
+from cloudsched.incoming import read_body
 from cloudsched.services import answers
 from cloudsched.services.caller import Caller
 
@@ -55,7 +56,7 @@ class Parser(FlaskParser):
 
     def load_json(self, req: Any, schema: Any) -> Any:
         hot.check_json(req.environ)
-        raw = wire.read_body(req.environ, current_app.config["MAX_CONTENT_LENGTH"])
+        raw = read_body(req.environ, current_app.config["MAX_CONTENT_LENGTH"])
         if not raw.strip():
             return {}
         try:
@@ -163,7 +164,7 @@ def _check_query(takes_query: bool) -> None:
 def _once(work: Callable[[], Response], given: str, *, secret: bool) -> Response:
     """The answer of `work`, done once for this Idempotency-Key of this caller."""
     key = hot.idempotency_key(given, caller())
-    raw = wire.read_body(request.environ, current_app.config["MAX_CONTENT_LENGTH"])
+    raw = read_body(request.environ, current_app.config["MAX_CONTENT_LENGTH"])
     request.environ |= {"wsgi.input": _Again(raw), "CONTENT_LENGTH": str(len(raw))}
     about = f"{request.method} {request.environ.get('PATH_INFO')}?{request.environ.get('QUERY_STRING', '')}\n"
     digest = hashlib.sha256(about.encode() + raw).hexdigest()

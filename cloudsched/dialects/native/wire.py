@@ -1,32 +1,21 @@
-"""How is a request read below Flask? The raw target, bodies with a limit, query parameters by name."""
+"""How is the rest of a request read below Flask? Path segments, query parameters by name."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, unquote
 
-from cloudsched.errors import Invalid, TooLarge
+from cloudsched.errors import Invalid
+from cloudsched.incoming import Environ
 
-Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 Answer = tuple[int, list[tuple[str, str]], Iterable[bytes]]
 
 JSON = [("Content-Type", "application/json")]
 BIG = 2**63 - 1
 _UNSTORABLE = re.compile("[\\0\\ud800-\\udfff]")
-_PIECE = 1 << 16
-
-
-def raw_path(environ: Environ) -> str:
-    """The path of the request as it was sent, still percent-encoded."""
-    target = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-    if not target:
-        return quote(environ.get("PATH_INFO", "/").encode("latin-1"), safe="/:@!$&'()*+,;=~-._")
-    if not target.startswith("/"):  # absolute form, as proxies send it
-        target = "/" + target.partition("://")[2].partition("/")[2]
-    return str(target.partition("?")[0])
 
 
 def decoded(segment: str) -> str:
@@ -35,31 +24,6 @@ def decoded(segment: str) -> str:
     if "\0" in text:
         raise Invalid("the path holds a NUL character")
     return text
-
-
-def read_body(environ: Environ, limit: int) -> bytes:
-    """The whole body. Raises TooLarge before reading more than the limit, Invalid when it was cut off."""
-    length = environ.get("CONTENT_LENGTH")
-    stream = environ["wsgi.input"]
-    if length:
-        if not length.isdigit():
-            raise Invalid.at("Content-Length", f"{length[:40]!r} is no number")
-        wanted = int(length) if len(length) < 19 else BIG
-        if wanted > limit:
-            raise TooLarge(f"the body has {length[:40]} bytes; at most {limit} are allowed", details={"limit": limit})
-        body: bytes = stream.read(wanted)
-        if len(body) < wanted:
-            raise Invalid("the body ended before its announced length")
-        return body
-    if not environ.get("wsgi.input_terminated"):
-        return b""
-    pieces, size = [], 0
-    while piece := stream.read(_PIECE):
-        size += len(piece)
-        if size > limit:
-            raise TooLarge(f"the body has more than {limit} bytes", details={"limit": limit})
-        pieces.append(piece)
-    return b"".join(pieces)
 
 
 def query(environ: Environ, allowed: Collection[str]) -> list[tuple[str, str]]:

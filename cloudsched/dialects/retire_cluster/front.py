@@ -5,7 +5,6 @@ Submitting a task is the hot route: it does not pass through Flask. Both ways en
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -15,7 +14,8 @@ from cloudsched.dialects.retire_cluster import params
 from cloudsched.dialects.retire_cluster.access import OPEN, Door, Who
 from cloudsched.dialects.retire_cluster.envelope import JSON, LINE, Headers, Refused, encode, failure, success
 from cloudsched.dialects.retire_cluster.limits import Limits
-from cloudsched.dialects.retire_cluster.routing import Answer, Call, Environ, Route, raw_path
+from cloudsched.dialects.retire_cluster.routing import Answer, Call, Route, raw_path
+from cloudsched.incoming import Environ, Once
 from cloudsched.services import figures, health
 from cloudsched.settings import Settings
 
@@ -41,19 +41,17 @@ class Front:
         self.routes = table(self)
         self._hot = {(route.method, route.rule): route for route in self.routes if (route.method, route.rule) in HOT}
         self._origins = settings.retire_cluster.cors_origins if settings.retire_cluster.cors else ()
-        self._flask: Any = None
-        self._lock = threading.Lock()
+        self._flask: Once[Any] = Once(self._make_flask)
 
     @property
     def flask(self) -> Any:
-        """The Flask application behind the other routes, made when it is first needed."""
-        if self._flask is None:
-            with self._lock:
-                if self._flask is None:
-                    from cloudsched.dialects.retire_cluster.app import make_flask
+        """The Flask application behind the other routes."""
+        return self._flask()
 
-                    self._flask = make_flask(self)
-        return self._flask
+    def _make_flask(self) -> Any:
+        from cloudsched.dialects.retire_cluster.app import make_flask
+
+        return make_flask(self)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         began, request_id, method = time.perf_counter(), str(uuid.uuid4()), environ["REQUEST_METHOD"]

@@ -127,13 +127,13 @@ class Monitor:
         self._leave()
 
 
-class DeviceList:
-    """The web stream of all devices (contract 9.9)."""
+class _Timed:
+    """A web stream that says something every so often: `due` is what."""
 
     heartbeat = ALIVE
 
-    def __init__(self, shared: Shared, leave: Leave) -> None:
-        self._shared, self._leave, self._due = shared, leave, 0.0
+    def __init__(self, leave: Leave, *, every_s: float) -> None:
+        self._leave, self._every_s, self._due = leave, every_s, 0.0
 
     def first(self) -> bytes:
         return b": the stream has begun\n\n"
@@ -142,37 +142,40 @@ class DeviceList:
         limits.renew_places()
         if now < self._due:
             return b""
-        self._due = now + DEVICES_EVERY_S
-        return b"event: device_update\n" + self._shared.device_list(now)
+        self._due = now + self._every_s
+        return self.due(feed, now)
+
+    def due(self, feed: Feed, now: float) -> bytes:
+        raise NotImplementedError
 
     def closed(self) -> None:
         self._leave()
 
 
-class LogLines:
+class DeviceList(_Timed):
+    """The web stream of all devices (contract 9.9)."""
+
+    def __init__(self, shared: Shared, leave: Leave) -> None:
+        super().__init__(leave, every_s=DEVICES_EVERY_S)
+        self._shared = shared
+
+    def due(self, feed: Feed, now: float) -> bytes:
+        return b"event: device_update\n" + self._shared.device_list(now)
+
+
+class LogLines(_Timed):
     """The web stream of the log (contract 9.9)."""
 
-    heartbeat = ALIVE
-
     def __init__(self, shared: Shared, device_id: str | None, position: int, leave: Leave) -> None:
-        self._shared, self._device_id, self._position, self._leave, self._due = shared, device_id, position, leave, 0.0
+        super().__init__(leave, every_s=LOGS_EVERY_S)
+        self._shared, self._device_id, self._position = shared, device_id, position
 
-    def first(self) -> bytes:
-        return b": the stream has begun\n\n"
-
-    def more(self, feed: Feed, now: float) -> bytes:
-        limits.renew_places()
-        if now < self._due:
-            return b""
-        self._due = now + LOGS_EVERY_S
+    def due(self, feed: Feed, now: float) -> bytes:
         found, gap = feed.after(self._position)
         self._position = found[-1].id if found else gap.position if gap else self._position
         pieces = [b"event: log\n" + _message(_encode(line.entry)) for line in self._shared.lines.of(found)
                   if line.entry.level != "debug" and self._device_id in (None, line.device_id)]
         return b"".join([*pieces, b"event: heartbeat\ndata: {}\n\n"])
-
-    def closed(self) -> None:
-        self._leave()
 
 
 class Shared:

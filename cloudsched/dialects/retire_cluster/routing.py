@@ -9,18 +9,17 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import msgspec
 
+from cloudsched import incoming
 from cloudsched.dialects.retire_cluster import params
 from cloudsched.dialects.retire_cluster.access import Who
 from cloudsched.dialects.retire_cluster.envelope import Headers, Refused
-from cloudsched.errors import Invalid, TooLarge
+from cloudsched.incoming import Environ
 from cloudsched.services.caller import Caller
 
-Environ = dict[str, Any]
-_PIECE = 1 << 16
 # Numbers with more digits than any field here has, and texts that a database does not take.
 _SUSPECT = re.compile(rb"[0-9]{19}|\\u0000|\\u[dD][89a-fA-F]")
 
@@ -55,7 +54,7 @@ class Call:
 
     def raw_body(self) -> bytes:
         """The whole body. Raises TooLarge, Invalid."""
-        return body(self.environ, self.max_body)
+        return incoming.read_body(self.environ, self.max_body)
 
     def json(self, kept: Iterable[str] = ()) -> dict[str, Any]:
         """The body as an object; an empty one is `{}` (contract 2). `kept`: see `decoded`. Raises Refused."""
@@ -126,43 +125,11 @@ def check_kept(value: Any, path: list[str | int]) -> None:
 
 
 def raw_path(environ: Environ) -> str:
-    """The path as it was sent, still percent-encoded, without a slash at its end (contract 2)."""
-    target = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-    if not target:
-        path = quote(environ.get("PATH_INFO", "/").encode("latin-1"), safe="/:@!$&'()*+,;=~-._")
-    else:
-        if not target.startswith("/"):  # absolute form, as proxies send it
-            target = "/" + target.partition("://")[2].partition("/")[2]
-        path = str(target).partition("?")[0]
-        path = path if path.isascii() else quote(path.encode("latin-1", "replace"), safe="/%:@!$&'()*+,;=~-._")
+    """The path as it was sent, without a slash at its end (contract 2)."""
+    path = incoming.raw_path(environ)
     return path[:-1] if path.endswith("/") and path != "/" else path
 
 
 def segment(raw: str) -> str:
     """A path segment as text; what is no UTF-8 becomes U+FFFD, as no id has it."""
     return unquote(raw, errors="replace").replace("\0", "\ufffd")
-
-
-def body(environ: Environ, limit: int) -> bytes:
-    """The whole body. Raises TooLarge before more than the limit is read, Invalid when it was cut off."""
-    length = environ.get("CONTENT_LENGTH")
-    stream = environ["wsgi.input"]
-    if length:
-        if not length.isdigit():
-            raise Invalid.at("Content-Length", f"{length[:40]!r} is no number")
-        wanted = int(length) if len(length) < 19 else limit + 1
-        if wanted > limit:
-            raise TooLarge(f"the body has {length[:40]} bytes; at most {limit} are taken")
-        found: bytes = stream.read(wanted)
-        if len(found) < wanted:
-            raise Invalid("the body ended before its announced length")
-        return found
-    if not environ.get("wsgi.input_terminated"):
-        return b""
-    pieces, size = [], 0
-    while piece := stream.read(_PIECE):
-        size += len(piece)
-        if size > limit:
-            raise TooLarge(f"the body has more than {limit} bytes")
-        pieces.append(piece)
-    return b"".join(pieces)
