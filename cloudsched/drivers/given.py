@@ -70,6 +70,14 @@ class Given:
             raise Invalid.at(key, f"{value!r} is not a table", "an object of names and values")
         return dict(value)
 
+    def texts(self, key: str) -> dict[str, str]:
+        """A table of texts."""
+        table = self.table(key)
+        for name, value in table.items():
+            if not isinstance(value, str) or not value:
+                raise Invalid.at(f"{key}.{name}", f"{value!r} is not a text")
+        return {name: str(value) for name, value in table.items()}
+
     def url(self, key: str, default: str = "") -> str:
         text = self.text(key, default)
         if text and (urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).hostname):

@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+
+from cloudsched.testing.httpserver import HttpServer
 
 UPSTREAM_TIMEOUT_S = 60.0
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "te", "upgrade"}
@@ -51,7 +53,7 @@ class Fault:
     pause_s: float = 1.0
 
 
-class FaultProxy:
+class FaultProxy(HttpServer):
     """Stands before the server at `upstream` (`http://127.0.0.1:PORT`) on a free port of its own. A context manager.
 
     `between`: looks at each request that is let through, and may answer in the server's place.
@@ -68,22 +70,7 @@ class FaultProxy:
         class Handler(_Handler):
             owner = proxy
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> FaultProxy:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
     def schedule(self, kind: str, **facts: Any) -> Fault:
         """Let a fault show; see Fault."""

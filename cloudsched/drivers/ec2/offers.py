@@ -15,10 +15,10 @@ from cloudsched.drivers.ec2.errors import NOT_THERE, bare
 from cloudsched.drivers.ec2.instances import Launch, filtered, numbered
 from cloudsched.drivers.ec2.setup import Ec2Setup
 from cloudsched.drivers.given import refused
+from cloudsched.drivers.images import KEPT_S, Images
 from cloudsched.drivers.libcloud import Refused
 from cloudsched.drivers.sizes import CLASSIC_DEFAULT, SPOT, InstanceType, Price, smallest
 
-KEPT_S = 3600.0
 MOST_NAMES = 100  # of DescribeInstanceTypes
 _ID_STARTS = ("ami-", "emi-", "aki-")
 
@@ -43,12 +43,12 @@ class Offers:
         self._pages = pages
         self._setup = setup
         self._types: tuple[float, list[InstanceType]] | None = None
-        self._images: dict[str, tuple[float, Image]] = {}
+        self.images = Images(setup.images, setup.image, self._ask_image)
 
     def launch(self, wanted: Wanted, user_data: bytes) -> Launch:
         """Everything that RunInstances has to be told. Raises DriverError naming the field that fits nothing here."""
         chosen = self.choose(wanted)
-        image = self.image(wanted, chosen)
+        image = self.images.of(wanted, chosen)
         subnet, network = self.subnet(wanted.network or self._setup.subnet)
         groups = wanted.security_groups or self._setup.security_groups
         ids = self.group_ids(groups, network) if subnet else tuple(one for one in groups if one.startswith("sg-"))
@@ -127,17 +127,6 @@ class Offers:
         return rules.priced(sorted(found, key=lambda one: one.name))
 
     # images
-
-    def image(self, wanted: Wanted, instance_type: str) -> Image:
-        """The wanted image; else the cloud's for the VM type or the instance type, else the cloud's own."""
-        images = self._setup.images
-        name = wanted.image or images.get(wanted.vm_type) or images.get(instance_type) or self._setup.image
-        if not name:
-            raise refused("image", "is not given, and the cloud has none of its own (option image)")
-        kept = self._images.get(name)
-        if kept is None or kept[0] < time.monotonic():
-            kept = self._images[name] = (time.monotonic() + KEPT_S, self._ask_image(name))
-        return kept[1]
 
     def _ask_image(self, name: str) -> Image:
         by_id = name.startswith(_ID_STARTS)

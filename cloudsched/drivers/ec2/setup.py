@@ -55,7 +55,7 @@ def read_setup(place: Place) -> Ec2Setup:
         agent=AgentSetup.of(given),
         types=TypeRules.of(given),
         image=given.text("image"),
-        images=_texts("images", given.table("images")),
+        images=given.texts("images"),
         default_type=given.text("instance_type"),
         security_groups=given.names("security_group"),
         key_name=given.text("key_name"),
@@ -65,7 +65,7 @@ def read_setup(place: Place) -> Ec2Setup:
         volume_type=given.text("volume_type"),
         spot=given.flag("spot"),
         max_price=given.number("max_price", 0, low=0, high=1e6),
-        labels=_texts("labels", given.table("labels")),
+        labels=given.texts("labels"),
         tags_at_creation=given.text("tagging", "at creation" if place.kind == AMAZON else "after",
                                     allowed=("at creation", "after")) == "at creation",
         private_address=given.text("address", "public", allowed=("public", "private")) == "private",
@@ -111,10 +111,3 @@ def _url(given: Given, region: str) -> str:
 
 def _optional_flag(given: Given, key: str) -> bool | None:
     return given.flag(key) if given.place.options.get(key) is not None else None
-
-
-def _texts(key: str, table: Mapping[str, object]) -> dict[str, str]:
-    for name, value in table.items():
-        if not isinstance(value, str) or not value:
-            raise Invalid.at(f"{key}.{name}", f"{value!r} is not a text")
-    return {name: str(value) for name, value in table.items()}

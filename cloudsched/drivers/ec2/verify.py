@@ -30,7 +30,7 @@ def checks(setup: Ec2Setup, call: Call, offers: Offers, *, list_machines: Callab
         ("zone", setup.zone, lambda: _present(
             call("DescribeAvailabilityZones", {"ZoneName.1": setup.zone}), "availabilityZoneInfo/item")),
         ("subnet", setup.subnet, lambda: offers.subnet(setup.subnet)[0]),
-        ("image", setup.image, lambda: offers.image(_nothing(setup), "").id),
+        ("image", setup.image, lambda: offers.images.of(_nothing(setup), "").id),
         ("instance types", setup.types.allowed or setup.default_type, lambda: _types(setup, offers)),
     ]
     return found + [_check(name, ask) for name, given, ask in named if given]

@@ -51,7 +51,7 @@ class StackDriver:
         setup = self._setup
         named: list[tuple[str, Any, Callable[[], str]]] = [
             ("flavors", True, self._known_flavors),
-            ("image", setup.image, lambda: self._offers.image(_any(setup.image), "").id),
+            ("image", setup.image, lambda: self._offers.images.of(_any(setup.image), "").id),
             ("network", setup.network, lambda: self._offers.network(setup.network)),
             ("key pair", setup.key_name, lambda: self._call("compute", f"/os-keypairs/{setup.key_name}")["keypair"]["name"]),
             ("security group", setup.security_groups, self._known_groups)]

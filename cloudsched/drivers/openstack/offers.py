@@ -11,12 +11,12 @@ from typing import Any
 from cloudsched.drivers import base
 from cloudsched.drivers.base import DriverError, Wanted
 from cloudsched.drivers.given import refused
+from cloudsched.drivers.images import KEPT_S, Images
 from cloudsched.drivers.libcloud import Refused
 from cloudsched.drivers.openstack.servers import Launch
 from cloudsched.drivers.openstack.setup import StackSetup
 from cloudsched.drivers.sizes import CLASSIC_DEFAULT, InstanceType, smallest
 
-KEPT_S = 3600.0
 PAGE = 1000
 # From this version on Nova tells what a flavor has beside cores and memory.
 _WITH_SPECS = "2.61"
@@ -40,12 +40,12 @@ class Offers:
         self._call = call
         self._setup = setup
         self._flavors: tuple[float, list[InstanceType]] | None = None
-        self._images: dict[str, tuple[float, Image]] = {}
+        self.images = Images(setup.images, setup.image, self._ask_image)
 
     def launch(self, wanted: Wanted, user_data: bytes) -> Launch:
         """Everything that a new server has to be told. Raises DriverError naming the field that fits nothing here."""
         flavor = self.choose(wanted)
-        image = self.image(wanted, flavor.name)
+        image = self.images.of(wanted, flavor.name)
         return Launch(image.id, flavor, user_data, network=self.network(wanted.network or self._setup.network),
                       volume_gb=self._volume_gb(wanted, flavor, image))
 
@@ -110,17 +110,6 @@ class Offers:
                 return found
 
     # images and networks
-
-    def image(self, wanted: Wanted, flavor: str) -> Image:
-        """The wanted image; else the cloud's for the VM type or the flavor, else the cloud's own."""
-        images = self._setup.images
-        name = wanted.image or images.get(wanted.vm_type) or images.get(flavor) or self._setup.image
-        if not name:
-            raise refused("image", "is not given, and the cloud has none of its own (option image)")
-        kept = self._images.get(name)
-        if kept is None or kept[0] < time.monotonic():
-            kept = self._images[name] = (time.monotonic() + KEPT_S, self._ask_image(name))
-        return kept[1]
 
     def _ask_image(self, name: str) -> Image:
         found: list[Mapping[str, Any]] = []

@@ -52,7 +52,7 @@ def read_setup(place: Place) -> StackSetup:
         agent=AgentSetup.of(given),
         types=TypeRules.of(given),
         image=given.text("image"),
-        images=texts("images", given.table("images")),
+        images=given.texts("images"),
         default_type=given.text("instance_type"),
         security_groups=given.names("security_group"),
         key_name=given.text("key_name"),
@@ -61,7 +61,7 @@ def read_setup(place: Place) -> StackSetup:
         boot_from_volume=given.text("boot_from_volume", "auto", allowed=VOLUME_WORDS),
         volume_type=given.text("volume_type"),
         config_drive=given.flag("config_drive"),
-        labels=texts("labels", given.table("labels")),
+        labels=given.texts("labels"),
         fixed_address=given.text("address", "floating", allowed=("floating", "fixed")) == "fixed",
         boot_watch_s=given.number("boot_watch_s", 2, low=0, high=600),
         destroy_wait_s=given.number("destroy_wait_s", 300, low=1, high=3600))
@@ -89,11 +89,3 @@ def _endpoint(given: Given) -> StackEndpoint:
         application_credential=by_credential, region=regions[0] if regions else "",
         interface=given.text("interface", "public", allowed=("public", "internal", "admin")),
         cacert=given.text("cacert"), timeout_s=given.number("timeout_s", 30, low=0.1, high=600))
-
-
-def texts(key: str, table: Mapping[str, object]) -> dict[str, str]:
-    """A table of texts; Invalid naming what is none."""
-    for name, value in table.items():
-        if not isinstance(value, str) or not value:
-            raise Invalid.at(f"{key}.{name}", f"{value!r} is not a text")
-    return {name: str(value) for name, value in table.items()}

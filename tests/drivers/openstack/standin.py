@@ -14,9 +14,11 @@ import threading
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from cloudsched.testing.httpserver import HttpServer
 
 MEMBERS = {"name", "flavorRef", "imageRef", "metadata", "user_data", "min_count", "max_count", "networks", "key_name",
            "availability_zone", "config_drive", "security_groups", "block_device_mapping_v2"}
@@ -31,7 +33,7 @@ class Refusal(Exception):
         self.status, self.body = status, {word: {"code": status, "message": message}}
 
 
-class OpenStack:
+class OpenStack(HttpServer):
     """The cloud's state, and the server that shows it. A context manager; `url` is Keystone's."""
 
     def __init__(self) -> None:
@@ -59,22 +61,7 @@ class OpenStack:
         class Handler(_Handler):
             cloud = stack
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> OpenStack:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
     def named(self, name: str) -> list[dict[str, Any]]:
         """Servers of that node name, as they are."""
