@@ -111,6 +111,9 @@ def test_refusals_are_told_and_leave_nothing(house: House, moto: Moto, proxy: Fa
     proxy.schedule("answer", times=-1, answer=refusal(code), when=action("RunInstances"))
     submit(house, moto)
     house.cycle(2)
+    for _ in range(6):  # a busy API is asked again after pauses, before it counts as a refusal
+        house.clock.advance(120)
+        house.work()
     assert code in _why(house)
     assert moto.instances() == []
 
@@ -139,7 +142,7 @@ def test_a_machine_that_vanishes_is_noticed(house: House, moto: Moto) -> None:
     (node,) = house.nodes("amazon")
     moto.call("TerminateInstances", **{"InstanceId.1": node.external_id})
     for _ in range(12):
-        house.clock.advance(10)
+        house.clock.advance(1000)  # longer than any pause between two polls
         house.engine.poller.tick()
         house.work()
     gone = house.node(node.id)
