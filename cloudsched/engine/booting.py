@@ -29,6 +29,8 @@ from cloudsched.store.moves import move
 log = logging.getLogger(__name__)
 # Pauses of a place that is too busy to answer; after the last one the next cloud is asked.
 PUT_OFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+# Refusals that leave a job queued (no room, no quota): tried again at once a few times, then after growing pauses.
+FREE_TRIES, FIRST_PAUSE_S, LONGEST_PAUSE_S, FRESH_S = 3, 2.0, 60.0, 600.0
 
 
 class Booter:
@@ -174,3 +176,11 @@ def _consequence(tx: Tx, node: Node, cloud: Cloud, consequence: str, at: float) 
             tried = clouds.by_name(name)
             if tried is not None:
                 kept.block(tx, node.job_id, tried.id, until=until)
+    elif (pause_s := _pause_s(kept.failures(tx, node.job_id, cloud.name, since=at - FRESH_S))) > 0:
+        # It stays queued, but a cloud that has just said no several times is not asked with every pass.
+        kept.block(tx, node.job_id, cloud.id, until=at + pause_s)
+
+
+def _pause_s(failures: int) -> float:
+    """How long a cloud is left alone for a job after so many refusals in a row: nothing at first, then ever longer."""
+    return 0.0 if failures < FREE_TRIES else min(FIRST_PAUSE_S * 2.0 ** (failures - FREE_TRIES), LONGEST_PAUSE_S)

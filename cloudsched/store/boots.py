@@ -59,6 +59,11 @@ def add_failure(tx: Tx, job_id: int, *, cloud: str, code: int, text: str, at: fl
            "(SELECT id FROM job_boot_failure WHERE job_id = ? ORDER BY id DESC LIMIT ?)", (job_id, job_id, FAILURES_KEPT))
 
 
+def failures(tx: Tx, job_id: int, cloud: str, *, since: float) -> int:
+    """How often a cloud refused a job a machine since then (at most FAILURES_KEPT are known)."""
+    return int(tx.value("SELECT count(*) FROM job_boot_failure WHERE job_id = ? AND cloud = ? AND at >= ?", (job_id, cloud, since)))
+
+
 def clear_failures(tx: Tx, job_id: int) -> None:
     """A boot succeeded: the reasons are history."""
     tx.run("DELETE FROM job_boot_failure WHERE job_id = ?", (job_id,))
