@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NamedTuple
 
@@ -104,10 +104,14 @@ class Upgrade(msgspec.Struct):
 _sync = msgspec.json.Decoder(Sync)
 
 
-def sync(bearer: str, body: bytes) -> Reply:
+def _never() -> bool:
+    return False
+
+
+def sync(bearer: str, body: bytes, *, gone: Callable[[], bool] = _never) -> Reply:
     """One call of a node: record what it reports, renew, and hand out work; waits up to `wait_s` when there is none.
 
-    Raises Unauthenticated (join again), Gone (end), Invalid.
+    `gone`: has the caller hung up? A request that was held for an agent that was killed claims nothing. Raises Unauthenticated (join again), Gone (end), Invalid.
     """
     number, secret_hash = bearer_of(bearer)
     request = _parse_sync(body)
@@ -117,7 +121,7 @@ def sync(bearer: str, body: bytes) -> Reply:
     if wait_s <= 0 or _has_news(reply):
         reply.wait_s = rules.long_poll_s
         return reply
-    return _held(number, secret_hash, request, reply, began + wait_s)
+    return _held(number, secret_hash, request, reply, began + wait_s, gone=gone)
 
 
 class Call(NamedTuple):
@@ -178,7 +182,7 @@ def _has_news(reply: Reply) -> bool:
     return bool(reply.jobs or reply.drop or reply.refused or reply.goal != "run" or reply.ping or reply.news)
 
 
-def _held(number: int, secret_hash: str, request: Sync, reply: Reply, until: float) -> Reply:
+def _held(number: int, secret_hash: str, request: Sync, reply: Reply, until: float, *, gone: Callable[[], bool]) -> Reply:
     """Wait for work, a cancel, or a changed goal."""
     renewal = Sync(want=request.want, holding=request.holding, instance=request.instance, accept=request.accept)
     machine = _machine(number, request.accept)
@@ -199,6 +203,8 @@ def _held(number: int, secret_hash: str, request: Sync, reply: Reply, until: flo
                 break
             if waiter.event.is_set() or _work_for(number, machine, request):
                 waiter.event.clear()
+                if gone():
+                    break
                 reply = write(lambda tx: _serve(tx, number, secret_hash, renewal, first=False))
                 if _has_news(reply):
                     break

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from cloudsched.dialects.native import wire
+from cloudsched.dialects.native import peer, wire
 from cloudsched.dialects.native.problems import HttpProblem
 from cloudsched.dialects.native.wire import JSON, Answer
 from cloudsched.errors import Conflict, Gone, Unauthenticated
@@ -57,7 +57,7 @@ def _join(environ: Environ, max_body: int) -> Answer:
 
 
 def _sync(environ: Environ, max_body: int) -> Answer:
-    reply = agents.sync(_bearer(environ), read_body(environ, max_body))
+    reply = agents.sync(_bearer(environ), read_body(environ, max_body), gone=peer.gone(environ))
     return 200, JSON, [encode_reply(reply, rules.lease_s)]
 
 
