@@ -33,6 +33,8 @@ from cloudsched.store.moves import move
 FILES = 0
 # What one request may write: an array copies its command, environment and files for each job.
 WRITTEN_MAX = 512 << 20
+# Jobs that are ours to change: of the queue, and of Spark and Flink clusters. Others belong to an external batch system.
+_OURS = ("queue", "dcluster")
 _POSITION = re.compile(r"#[0-9]{1,9}\Z")
 _HOST = socket.gethostname() or "localhost"
 _encode = msgspec.json.Encoder().encode
@@ -217,11 +219,11 @@ def _user(request: JobRequest, caller: Caller) -> str:
 
 
 def _shape(tx: Tx, request: JobRequest, user: str, defaults: JobDefaults, seen: dict[Any, int]) -> int:
-    plain = not (request.require is not None or not request.is_batch or request.targets or request.image
-                 or request.instance_type or request.security_groups or request.gpus
+    plain = not (request.targets or request.image or request.instance_type or request.security_groups or request.gpus
                  or request.keep_alive_s is not None or request.vmtype_limit != -1 or request.maximum_price)
+    require = b"" if request.require is None else _encode(request.require)
     quick = (user, request.vm_type, request.cores, request.memory_mb, request.storage_gb, request.network,
-             request.high_priority, request.job_per_core) if plain else None
+             request.high_priority, request.job_per_core, "" if request.is_batch else request.kind, require) if plain else None
     if quick is not None and quick in seen:
         return seen[quick]
     number = shapes.ensure(tx, defaults.shape(request, user))
@@ -321,7 +323,7 @@ def find(reference: int | str) -> Job:
     text = str(reference)
     job = jobs.get(int(text)) if text.isascii() and text.isdigit() and len(text) < 19 else None
     if job is None:
-        job = jobs.by_key("queue", text) or jobs.by_key("condor", text)
+        job = jobs.by_key("queue", text) or jobs.by_key("condor", text) or jobs.by_key("dcluster", text)
     if job is None:
         raise NotFound(f"there is no job {text}")
     return job
@@ -433,6 +435,10 @@ def retry(reference: int | str, caller: Caller, *, priority: int | None = None) 
     old = check_owner(find(reference), caller)
     if old.state not in ("failed", "timeout", "cancelled"):
         raise Conflict(f"job {old.id} is {old.state}: only a failed, timed-out or cancelled job can be retried")
+    if old.source == "dcluster":
+        from cloudsched.services import framework_jobs  # it builds on this module
+
+        return find(framework_jobs.again(old, caller))
     number = write(lambda tx: _retry(tx, old, caller, old.priority if priority is None else priority))
     waiters.wake_shapes([(old.shape_id, 1)])
     return find(number)
@@ -494,7 +500,7 @@ def _put_input(tx: Tx, job: Job, name: str, data: bytes, declared: set[str]) -> 
 
 def check_owner(job: Job, caller: Caller) -> Job:
     """The job, when the caller may change it. Raises Forbidden."""
-    if job.source != "queue" and not caller.may("operator"):
+    if job.source not in _OURS and not caller.may("operator"):
         raise Forbidden(f"job {job.id} belongs to an external queue; this needs the role operator")
     if caller.may("operator") or (caller.may("submitter") and job.user == caller.name):
         return job

@@ -112,6 +112,7 @@ class _Checks:
         self.cap_s = fleet_config.current().task_timeout_s
         self.pinned: set[tuple[str, str, str]] = set()
         self.nodes: dict[str, int] = {}
+        self.roomy: set[tuple[str, str]] = set()
 
 
 def _job(asked: TaskRequest, checks: _Checks, prefix: str) -> JobRequest:
@@ -124,7 +125,7 @@ def _job(asked: TaskRequest, checks: _Checks, prefix: str) -> JobRequest:
     wanted = needs.require()
     node_id = _pin(asked.device_id, kind, needs, wanted, checks) if asked.device_id is not None else None
     if node_id is None:
-        _check_room(kind, needs, wanted)
+        _check_room(kind, needs, wanted, checks)
     timeout_s = min(asked.timeout or needs.timeout_seconds or domain.DEFAULT_TIMEOUT_S, checks.cap_s)
     given = {} if needs.max_retries is None else {"max_retries": needs.max_retries}
     return JobRequest(
@@ -163,10 +164,15 @@ def _refusal(one: Machine, kind: str, wanted: Mapping[str, Any]) -> str:
     return "" if meets(one, require_of(kind, wanted)) else "requirements"
 
 
-def _check_room(kind: str, needs: domain.Requirements, wanted: Mapping[str, Any]) -> None:
-    """Refuse what no device that takes tasks could ever run; without such a device a task waits (contract 11.3)."""
+def _check_room(kind: str, needs: domain.Requirements, wanted: Mapping[str, Any], checks: _Checks) -> None:
+    """Refuse what no device that takes tasks could ever run; without such a device a task waits (contract 11.3). Looked at
+    once in a call."""
+    asked = (kind, repr(wanted))
+    if asked in checks.roomy:
+        return
     board = machines.board()
     if board.could_run(require_of(kind, wanted)) is not False:
+        checks.roomy.add(asked)
         return
     enabled = any(kind in one.kinds for _, _, one in board.takers())
     raise _no_room("requirements" if enabled else "task_type_not_enabled", needs, "no device here could run this task")
