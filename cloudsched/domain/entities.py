@@ -1,4 +1,4 @@
-"""What are the nouns made of? Frozen records of Cloud, Node, Job, Operation as the store keeps them.
+"""What are the nouns made of? Frozen records of Cloud, Node, Cluster, Job, Operation as the store keeps them.
 
 Field order is column order. Times are epoch seconds; structured members are JSON text (`facts`, `options`, ...), decoded
 where they are needed with the properties below.
@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from typing import Any
+
+# Kinds of clouds that nothing here boots on: machines that joined by themselves, hosts of a compute centre.
+UNDRIVEN = frozenset({"Agent", "Centre"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,50 @@ class Node:
     @property
     def user_type(self) -> str:
         return f"{self.user}:{self.vm_type}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Many nodes as one. `key`: its name in the outside world; `name`: what people call it; `origin`: the dialect it came by.
+
+    `kind`: kubernetes, slurm, spark, flink. `place`: where it runs (`local`, `kubernetes:CLOUD`, `hosts`). `cloud_id`: the
+    cloud it lies in; `made_cloud_id`: the cloud that it is for the batch queue. `job_id`: it ends with this job. `secrets`
+    is a sealed token. `spec` (what was asked for), `facts` (what is known of it) and `handle` (the driver's) are JSON text.
+    """
+
+    id: int
+    key: str
+    name: str
+    kind: str
+    origin: str
+    org: str
+    user: str
+    place: str
+    cloud_id: int | None
+    made_cloud_id: int | None
+    job_id: int | None
+    state: str
+    goal: str
+    workers_wanted: int
+    workers_ready: int
+    address: str
+    web_url: str
+    spec: str
+    facts: str
+    handle: str
+    secrets: str
+    reason: str
+    idle_limit_s: float | None
+    idle_since: float | None
+    attempts: int
+    not_before: float
+    lease_holder: str
+    lease_until: float
+    version: int
+    created_at: float
+    launched_at: float | None
+    running_at: float | None
+    ended_at: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,22 @@ CLOUD: Moves = {
     "removed": {"restore": "active"},
 }
 
-ALL: Mapping[str, Moves] = {"job": JOB, "node": NODE, "operation": OPERATION, "cloud": CLOUD}
+# A cluster that failed holds nothing any more; one that was installed on hosts may still be taken apart.
+CLUSTER: Moves = {
+    "pending": {"launch": "launching", "fail": "failed", "terminate": "terminating"},
+    "launching": {"run": "running", "degrade": "degraded", "wait": "pending", "fail": "failed", "terminate": "terminating"},
+    "running": {"degrade": "degraded", "fail": "failed", "terminate": "terminating"},
+    "degraded": {"run": "running", "fail": "failed", "terminate": "terminating"},
+    "failed": {"launch": "launching", "terminate": "terminating"},
+    "terminating": {"end": "terminated"},
+    "terminated": {},
+}
+CLUSTER_LIVE = ("pending", "launching", "running", "degraded", "terminating")
+CLUSTER_UP = ("running", "degraded")
+CLUSTER_FINAL = ("failed", "terminated")
+CLUSTER_STATES = tuple(CLUSTER)
+
+ALL: Mapping[str, Moves] = {"job": JOB, "node": NODE, "operation": OPERATION, "cloud": CLOUD, "cluster": CLUSTER}
 
 
 def sources(moves: Moves, event: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from cloudsched import clock
-from cloudsched.domain.entities import Node
+from cloudsched.domain.entities import UNDRIVEN, Node
 from cloudsched.engine.booting import Booter
 from cloudsched.engine.places import Places
 from cloudsched.errors import CloudschedError
@@ -113,7 +113,7 @@ class Workers:
         cloud = clouds.get(node.cloud_id)
         assert cloud is not None
         try:
-            if cloud.kind != "Agent":  # a machine that came by itself goes by itself
+            if cloud.kind not in UNDRIVEN:  # a machine that came by itself goes by itself
                 self.places.driver(cloud).destroy(node.name, json.loads(node.handle))
         except Exception as error:
             self._refused(node, cloud.name, error)

@@ -13,6 +13,7 @@ from typing import Any
 
 from cloudsched import clock
 from cloudsched.domain import admission
+from cloudsched.domain.entities import UNDRIVEN
 from cloudsched.domain.scheduling.model import Shape, Snapshot
 from cloudsched.domain.scheduling.passes import clean_up, schedule
 from cloudsched.domain.scheduling.plan import Boot, Destroy, Hold, Plan, Retire
@@ -24,7 +25,6 @@ from cloudsched.engine.places import Places
 from cloudsched.engine.pool import SOURCE, ExternalPool
 from cloudsched.engine.requests import Rooms, request_node
 from cloudsched.services import lifecycle, machines, snapshot
-from cloudsched.services.snapshot import AGENT_KIND
 from cloudsched.store import boots as kept
 from cloudsched.store import clouds, jobs, nodes, shapes, system
 from cloudsched.store.db import Tx, write
@@ -212,6 +212,6 @@ def _hold_built_in(tx: Tx, hold: Hold, now: float) -> None:
 
 def _joined_takes(shape: Shape) -> bool:
     """Is there a machine that came by itself and may run such a job, whatever the clouds can do?"""
-    own = {cloud.id for cloud in clouds.all_clouds(removed=True) if cloud.kind == AGENT_KIND}
+    own = {cloud.id for cloud in clouds.all_clouds(removed=True) if cloud.kind in UNDRIVEN}
     return any(admission.admits(machine, shape) for row, _, machine in machines.here()
                if row.cloud_id in own and row.state == "running" and row.goal == "run")

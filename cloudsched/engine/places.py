@@ -7,7 +7,7 @@ import logging
 import threading
 
 from cloudsched import clock
-from cloudsched.domain.entities import Cloud
+from cloudsched.domain.entities import UNDRIVEN, Cloud
 from cloudsched.drivers import registry
 from cloudsched.drivers.base import Driver, Place
 from cloudsched.errors import CloudschedError, Invalid, Unsupported
@@ -83,7 +83,7 @@ class Places:
         """Every cloud that has a driver here, removed ones included (their nodes must still be watched)."""
         found = []
         for cloud in clouds.all_clouds(removed=True):
-            if cloud.kind == "Agent":
+            if cloud.kind in UNDRIVEN:
                 continue
             try:
                 found.append((cloud, self.driver(cloud)))

@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from cloudsched import clock
-from cloudsched.domain.entities import Cloud, Node
+from cloudsched.domain.entities import UNDRIVEN, Cloud, Node
 from cloudsched.domain.submission import invalid
 from cloudsched.errors import Forbidden, Invalid, NotFound, RateLimited, TooLarge, Unavailable
 from cloudsched.services.agent_rules import bearer_of, check_secret, rules
 from cloudsched.settings import Settings
-from cloudsched.store import clouds, logagents, logfiles, nodes
+from cloudsched.store import clouds, clusters, logagents, logfiles, nodes
 from cloudsched.store import runners as runner_rows
 from cloudsched.store.db import Tx, read, write
 
@@ -122,7 +122,9 @@ def tag_of(cloud: Cloud | None) -> str:
 
 
 def cluster_of(node: Node, cloud: Cloud | None) -> str:
-    """The cluster that a node belongs to: its own tag `cluster=NAME`, else the option `cluster` of its cloud; or none."""
+    """The cluster that a node belongs to: the one it is in, else its own tag `cluster=NAME`, else its cloud's option."""
+    if found := clusters.of_nodes([node.id]):
+        return found[node.id][1]
     with contextlib.suppress(msgspec.DecodeError, msgspec.ValidationError):
         facts = msgspec.json.decode(node.facts, type=dict[str, Any])
         for tag in facts.get("tags") or ():
@@ -394,7 +396,7 @@ def wait_until(tx: Tx, number: int, at: float) -> float:
     if row is None or row[10] is None or row[11] is None or at - row[11] > max(5.0, 3 * rules.heartbeat_s):
         return 0.0
     cloud = clouds.get(row[9])
-    if cloud is None or cloud.kind == "Agent" or not tag_of(cloud):
+    if cloud is None or cloud.kind in UNDRIVEN or not tag_of(cloud):
         return 0.0
     node = nodes.get(number)
     done = logfiles.read_note(logfiles.folder_of(root(), cloud.name, node.name), "flushed.json") if node else None

@@ -13,7 +13,7 @@ from cloudsched.domain.entities import Node
 from cloudsched.errors import Conflict, Invalid, NotFound
 from cloudsched.services import lifecycle
 from cloudsched.services.caller import Caller
-from cloudsched.store import clouds, nodes
+from cloudsched.store import clouds, clusters, nodes
 from cloudsched.store.db import Tx, write
 
 STATES = moves.NODE_STATES
@@ -55,8 +55,9 @@ def views(rows: Sequence[Node]) -> list[dict[str, Any]]:
     """Nodes as readers see them."""
     names = {cloud.id: cloud.name for cloud in clouds.all_clouds(removed=True)} if rows else {}
     busy = nodes.counts_in_hand() if rows else {}
-    at = clock.now()
-    return [_view(node, names.get(node.cloud_id, ""), busy.get(node.id, 0), at) for node in rows]
+    at, member_of = clock.now(), clusters.of_nodes(node.id for node in rows)
+    return [{**_view(node, names.get(node.cloud_id, ""), busy.get(node.id, 0), at),
+             "cluster": member_of[node.id][1] if node.id in member_of else None} for node in rows]
 
 
 def _view(node: Node, cloud: str, busy: int, at: float) -> dict[str, Any]:

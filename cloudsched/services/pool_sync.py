@@ -18,7 +18,7 @@ from cloudsched import clock
 from cloudsched.classic import clouds_conf
 from cloudsched.classic.clouds_conf import CloudConf
 from cloudsched.classic.problem import ClassicConfigError, Secret
-from cloudsched.domain.entities import Cloud
+from cloudsched.domain.entities import UNDRIVEN, Cloud
 from cloudsched.domain.scheduling.plan import Plan
 from cloudsched.domain.scheduling.recharge import recharge, reconfig
 from cloudsched.services import pool_clouds, pool_limits, pool_ops, pool_switches, snapshot
@@ -94,7 +94,7 @@ def sync_clouds_from_file(settings: Settings, *, actor: str = "start") -> Synced
 
 def sync_local_clouds(settings: Settings, *, actor: str = "start") -> Synced:
     """The embedded clouds of `[local]`: with `auto` only when there is no other cloud anywhere."""
-    others = [cloud for cloud in clouds.all_clouds() if cloud.source != FROM_SETTINGS and cloud.kind != snapshot.AGENT_KIND]
+    others = [cloud for cloud in clouds.all_clouds() if cloud.source != FROM_SETTINGS and cloud.kind not in UNDRIVEN]
     on = settings.local.enabled == "yes" or (settings.local.enabled == "auto" and not others)
     taken = {cloud.name for cloud in others}
     wanted = [_local_columns(local, position) for position, local in enumerate(settings.local.clouds if on else ())

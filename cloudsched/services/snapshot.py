@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from cloudsched.domain.entities import Cloud
+from cloudsched.domain.entities import UNDRIVEN, Cloud
 from cloudsched.domain.scheduling.model import (
     DEFAULT,
     EC2_TYPES,
@@ -31,7 +31,6 @@ from cloudsched.store.db import Row, Tx, current
 HEADS = 8
 # Blocked jobs must not hide those behind them: as many heads more are read, up to this.
 BLOCKED_HEADS = 500
-AGENT_KIND = "Agent"
 
 
 @dataclass
@@ -94,10 +93,10 @@ def build(now: float) -> Snapshot:
         for image, cloud, _, _, banned in clouds.image_records():
             if banned:
                 bans[cloud].add(image)
-        active = [cloud for cloud in configured if cloud.state == "active" and cloud.kind != AGENT_KIND]
+        active = [cloud for cloud in configured if cloud.state == "active" and cloud.kind not in UNDRIVEN]
         views = [cloud_view(cloud, frozenset(bans[cloud.name])) for cloud in active]
         names = {cloud.id: cloud.name for cloud in configured}
-        managed = {cloud.id for cloud in configured if cloud.kind != AGENT_KIND}
+        managed = {cloud.id for cloud in configured if cloud.kind not in UNDRIVEN}
         rows = [row for row in picture.live_nodes(tx) if row[1] in managed]
         ends = {row[0]: _ends(*row[1:]) for row in picture.ending_nodes(tx)}
         groups, running = _groups(tx, now)

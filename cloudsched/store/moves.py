@@ -9,7 +9,8 @@ from cloudsched.domain import moves as legal
 from cloudsched.store import events
 from cloudsched.store.db import Tx
 
-_ENDS = {"job": legal.JOB_FINAL, "node": legal.NODE_FINAL, "operation": ("succeeded", "failed", "cancelled")}
+_ENDS = {"job": legal.JOB_FINAL, "node": legal.NODE_FINAL, "operation": ("succeeded", "failed", "cancelled"),
+         "cluster": legal.CLUSTER_FINAL}
 
 
 def move(tx: Tx, table: str, number: int, event: str, *, at: float, lease: str | None = None, actor: str = "",

@@ -299,6 +299,7 @@ class Node(Schema):
     id = fields.Integer()
     name = fields.String()
     cloud = fields.String()
+    cluster = _maybe(fields.String)
     state = fields.String(validate=validate.OneOf(moves.NODE_STATES))
     goal = fields.String()
     status = fields.String()
