@@ -1,0 +1,1 @@
+"""What can be asked of compute centres: hosts, clusters installed on them, instances, parts and prices."""
