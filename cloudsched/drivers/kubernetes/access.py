@@ -200,6 +200,8 @@ def _parsed(text: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise Invalid.at(FIELD, "is not YAML" + (f" (line {mark.line + 1})" if mark else "")) from None
+    except (ValueError, RecursionError):  # a date there is none of, brackets without end
+        raise Invalid.at(FIELD, "cannot be read", "a map with clusters, users and contexts") from None
     if not isinstance(config, dict) or not isinstance(config.get("contexts"), list):
         raise Invalid.at(FIELD, "is not a kubeconfig", "a map with clusters, users and contexts")
     return config

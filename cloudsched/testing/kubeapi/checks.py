@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from cloudsched.testing.kubeapi import answers
@@ -225,7 +226,7 @@ def _template_faults(thing: Object) -> Faults:
     spec = thing.get("spec") or {}
     if not isinstance(spec.get("template"), dict):
         return [("spec.template.spec.containers", "Required value")]
-    faults = _pod_faults(spec["template"], "spec.template.spec")
+    faults = _pod_faults(_with_claims(spec["template"], spec.get("volumeClaimTemplates") or ()), "spec.template.spec")
     if thing["kind"] != "Job":
         labels = (spec["template"].get("metadata") or {}).get("labels") or {}
         wanted = (spec.get("selector") or {}).get("matchLabels")
@@ -237,6 +238,13 @@ def _template_faults(thing: Object) -> Faults:
     elif (spec["template"].get("spec") or {}).get("restartPolicy", "Always") not in ("Never", "OnFailure"):
         faults.append(("spec.template.spec.restartPolicy", 'Required value: valid values: "OnFailure", "Never"'))
     return faults
+
+
+def _with_claims(template: Object, claims: Iterable[Object]) -> Object:
+    """The template, with the volumes that a StatefulSet's claims bring."""
+    brought = [{"name": claim["metadata"]["name"], "emptyDir": {}} for claim in claims]
+    spec = template.get("spec") or {}
+    return {**template, "spec": {**spec, "volumes": [*(spec.get("volumes") or ()), *brought]}} if brought else template
 
 
 def _data_faults(thing: Object) -> Faults:
