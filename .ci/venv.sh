@@ -71,6 +71,29 @@ ensure_moto() {
     printf '%s\n' "$wanted_moto" > "$moto/.installed"
 }
 
+# ensure_frameworks: Spark and Flink for the tests, in an environment of their own: they are large, and only jars and scripts of
+# them are used. 1 when they cannot be had.
+ensure_frameworks() {
+    frameworks="$here/.venv-frameworks"
+    wanted_frameworks="$here $(cksum < "$here/.ci/frameworks.txt")"
+    if [ "$(cat "$frameworks/.installed" 2> /dev/null)" != "$wanted_frameworks" ]; then
+        rm -rf "$frameworks"
+        python=$(find_python) || return 1
+        echo "Installing Spark and Flink into .venv-frameworks (the first time only; some minutes) ..." >&2
+        "$python" -m venv "$frameworks" > "$here/.venv.log" 2>&1 && mkdir -p "$frameworks/tmp" \
+            && TMPDIR="$frameworks/tmp" PIP_DISABLE_PIP_VERSION_CHECK=1 "$frameworks/bin/python" -m pip install --quiet \
+                --no-cache-dir --no-input -r "$here/.ci/frameworks.txt" > "$here/.venv.log" 2>&1 \
+            || { tail -n 3 "$here/.venv.log" >&2; return 1; }
+        rm -rf "$frameworks/tmp" "$here/.venv.log"
+        printf '%s\n' "$wanted_frameworks" > "$frameworks/.installed"
+    fi
+    for module in pyspark:SPARK pyflink:FLINK; do
+        for found in "$frameworks"/lib/python3*/site-packages/"${module%%:*}"; do
+            [ -d "$found" ] && export "CLOUDSCHED_TEST_${module#*:}_HOME=$found"
+        done
+    done
+}
+
 # ensure_packages: Debian packages that the tests of real engines need, when we may install them; else says what is skipped.
 ensure_packages() {
     missing=""

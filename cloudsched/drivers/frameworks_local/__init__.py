@@ -1,0 +1,1 @@
+"""How do Spark and Flink run as processes of this machine? What both kinds share is here."""
