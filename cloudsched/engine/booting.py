@@ -21,6 +21,7 @@ from cloudsched.engine.userdata import read as read_user_data
 from cloudsched.errors import CloudschedError
 from cloudsched.services import lifecycle, snapshot
 from cloudsched.services.agent_rules import digest
+from cloudsched.services.frameworks import cloud_nodes
 from cloudsched.store import boots as kept
 from cloudsched.store import clouds, nodes, shapes
 from cloudsched.store.db import Tx, write
@@ -64,6 +65,7 @@ class Booter:
         place = self.places.place(cloud)
         shape = shapes.get(node.shape_id) if node.shape_id else None
         extras = shape.extras if shape else {}
+        asked_by = cloud_nodes.asked_by(node.id)
         chosen = next((one for one in candidates_of(node.candidates) if one.cloud == cloud.name), None)
         groups = chosen.security_groups if chosen else tuple(cloud.option.get("security_group", ()))
         return Wanted(
@@ -72,7 +74,8 @@ class Booter:
             vm_type=node.vm_type, join_token=token, server_url=place.server_url, slots=node.slots,
             user_data=read_user_data(extras.get("user_data") or (), folder=self.user_data_dir),
             key_name=str(extras.get("key_name") or ""), max_price=shape.maximum_price if shape else 0.0,
-            labels={"cloudsched-instance": place.instance, "cloudsched-node": node.name})
+            labels={"cloudsched-instance": place.instance, "cloudsched-node": node.name,
+                    **({"cloudsched-asked-by": asked_by} if asked_by else {})})
 
     def _booted(self, tx: Tx, node: Node, cloud: Cloud, machine: Machine) -> None:
         """The cloud accepted: keep the handle whatever has become of the node meanwhile."""

@@ -20,6 +20,9 @@ from cloudsched.domain.scheduling.model import ERROR, RETIRING, STARTING, NodeVi
 from cloudsched.domain.scheduling.plan import Destroy, Plan, Retire
 from cloudsched.domain.scheduling.shares import current_shares, differences, spread
 
+# The type of machines that were launched for nobody's queue: nobody's share, so nobody's to give.
+UNOWNED = ":"
+
 
 @dataclass(slots=True)
 class Balance:
@@ -54,7 +57,7 @@ def balance(board: Board) -> Balance:
     positive = {
         user_type: min(number, board.tally.nodes_of(user_type))
         for user_type, number in numbers.items()
-        if number > 0
+        if number > 0 and user_type != UNOWNED
     }
     wishes = {user_type: -number for user_type, number in numbers.items() if number < 0}
     wanted = _usable_wishes(board, wishes)
