@@ -134,10 +134,15 @@ def _say_log(child: Child, settings: Settings) -> None:
     print(f"cloudsched: `{child.name}` ended; the end of {path}:\n" + "".join(tail), file=sys.stderr)  # noqa: T201
 
 
+_SHOWN = {
+    "native": "dashboard and native API", "cloud_scheduler_info": "Cloud Scheduler, info",
+    "cloud_scheduler_admin": "Cloud Scheduler, admin", "retire_cluster": "Retire-Cluster",
+    "retire_cluster_tcp": "Retire-Cluster, workers", "dcluster": "dCluster, Spark and Flink", "kboss": "kboss, compute centres",
+    "logkit": "logkit, log agents"}
+
+
 def _welcome(settings: Settings) -> str:
-    names = {"native": "dashboard and native API", "cloud_scheduler_info": "Cloud Scheduler, info",
-             "cloud_scheduler_admin": "Cloud Scheduler, admin"}
-    lines = [f"  {names.get(item.name, item.name):<26} http://{item.host}:{item.port}/" for item in
+    lines = [f"  {_SHOWN.get(item.name, item.name):<26} {item.protocol}://{item.host}:{item.port}/" for item in
              sorted(settings.listeners(), key=lambda item: item.name != "native")]
     return "\n".join(["cloudsched is up", *lines, f"  {'state':<26} {settings.state.dir}", "Ctrl-C stops all of it.", ""])
 

@@ -19,24 +19,32 @@ Later = Callable[[bytes, str, Callable[[bytes, bool], None]], "int | None"]
 Fence = frozenset[Any]
 NATIVE: Fence = frozenset({"checks by itself"})
 # Their own code looks at address and size, so that refusals have their own shape.
-CHECK_THEMSELVES = ("native", "retire_cluster")
+CHECK_THEMSELVES = ("native", "retire_cluster", "kboss")
+# The dcluster dialect answers below this path on every port (contract "Where it answers").
+EVERYWHERE = "/cluster"
 # Agents may knock at any port of HTTP that they were given: these paths are the native application's there too.
 AGENT_PATHS = ("/api/v2/agent/", "/agent.pyz")
 
 
 def make(settings: Settings) -> Application:
     """All listeners of this process: the port tells the dialect, the address whether it may speak to us."""
-    from cloudsched.dialects import cloud_scheduler, logkit, native, retire_cluster
+    from cloudsched.dialects import cloud_scheduler, dcluster, kboss, logkit, native, retire_cluster
 
     @cache
     def native_app() -> Application:
         return native.make_app(settings)
+
+    @cache
+    def dcluster_app() -> Application:
+        return dcluster.make_app(settings)
 
     makers: dict[str, Callable[[Settings], Application]] = {
         "cloud_scheduler_info": cloud_scheduler.info_app,
         "cloud_scheduler_admin": lambda found: cloud_scheduler.admin_app(found, wait_limit_s=found.web.operation_wait_s),
         "native": lambda _: native_app(),
         "logkit": logkit.make_app,
+        "kboss": kboss.make_app,
+        "dcluster": lambda _: dcluster_app(),
         "retire_cluster": lambda found: _with_agents(retire_cluster.make_app(found), native_app()),
     }
     answers: dict[str, tuple[Application, Fence]] = {}
@@ -44,7 +52,8 @@ def make(settings: Settings) -> Application:
         networks = getattr(settings.access, f"{listener.dialect}_networks")
         fenced = NATIVE if listener.dialect in CHECK_THEMSELVES else _parsed(networks)
         answers[str(listener.port)] = (makers[listener.name](settings), fenced)
-    return _Front(answers, max_body=settings.web.max_body_mb << 20)
+    everywhere = dcluster_app(), _parsed(settings.access.dcluster_networks)
+    return _Front(answers, everywhere=everywhere, max_body=settings.web.max_body_mb << 20)
 
 
 def _with_agents(application: Application, agents: Application) -> Application:
@@ -61,8 +70,10 @@ def _with_agents(application: Application, agents: Application) -> Application:
 class _Front:
     """The door: address, size, port; then the dialect's own application."""
 
-    def __init__(self, answers: dict[str, tuple[Application, Fence]], *, max_body: int) -> None:
+    def __init__(self, answers: dict[str, tuple[Application, Fence]], *, everywhere: tuple[Application, Fence],
+                 max_body: int) -> None:
         self._answers = answers
+        self._everywhere = everywhere
         self._max_body = max_body
         self._allowed: dict[tuple[str, str], bool] = {}
 
@@ -71,21 +82,24 @@ class _Front:
         found = self._answers.get(port)
         if found is None:
             return _plain(start_response, "404 Not Found", "no dialect answers on this port")
+        if _is_below(environ.get("PATH_INFO", ""), EVERYWHERE):
+            found, port = self._everywhere, EVERYWHERE
         application, networks = found
+        refuse = getattr(application, "refuse", None) or _refuse
         if networks is NATIVE:  # it checks address and size itself, and says what is wrong as a problem
             return application(environ, start_response)
         if not self._may_call(environ.get("REMOTE_ADDR", ""), port, networks):
-            return _plain(start_response, "403 Forbidden", "this address may not call this port")
+            return refuse(environ, start_response, "403 Forbidden", "this address may not call this port")
         length = environ.get("CONTENT_LENGTH") or "0"
         if not length.isdigit():
-            return _plain(start_response, "400 Bad Request", "Content-Length is not a number")
+            return refuse(environ, start_response, "400 Bad Request", "Content-Length is not a number")
         if int(length) > self._max_body:
-            return _plain(start_response, "413 Content Too Large", f"the body may have {self._max_body} bytes")
+            return refuse(environ, start_response, "413 Content Too Large", f"the body may have {self._max_body} bytes")
         try:
             return application(environ, start_response)
         except Unavailable as error:
             log.warning("%s", error)
-            return _plain(start_response, "503 Service Unavailable", str(error))
+            return refuse(environ, start_response, "503 Service Unavailable", str(error))
 
     def has_quick(self, port: str) -> bool:
         """Does the application on this port have quick answers (see app/quick.py)?"""
@@ -126,6 +140,14 @@ def _inside(address: str, networks: frozenset[Any]) -> bool:
         return False
     mapped = getattr(given, "ipv4_mapped", None) or given
     return any(mapped in network for network in networks if network.version == mapped.version)
+
+
+def _is_below(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(prefix + "/")
+
+
+def _refuse(_: Environ, start_response: StartResponse, status: str, text: str) -> Iterable[bytes]:
+    return _plain(start_response, status, text)
 
 
 def _plain(start_response: StartResponse, status: str, text: str) -> Iterable[bytes]:

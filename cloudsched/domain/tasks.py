@@ -21,8 +21,8 @@ BUILTIN = ("echo", "sleep", "system_info", "python_eval", "http_request", "comma
 BUILTIN_KINDS = ("echo", "sleep", "system_info", "python_eval", "http_request", "program")
 ALIASES = {"execute_command": "command", "shell_command": "command"}
 # Shown as tasks of the type `command` too: batch jobs, and those of an external batch system.
-COMMAND_KINDS = ("program", "command", "external")
-BATCH_KINDS = ("command", "noop", "external")
+COMMAND_KINDS = ("program", "command", "external", "spark", "flink")
+BATCH_KINDS = ("command", "noop", "external", "spark", "flink")
 
 PRIORITIES = ("low", "normal", "high", "urgent")
 LOWEST = -1  # the job priority of `low`

@@ -7,11 +7,17 @@ import threading
 import time
 
 from cloudsched import clock
+from cloudsched.domain.entities import UNDRIVEN
 from cloudsched.engine.boots import LEASE_S, Workers
 from cloudsched.engine.carry import CLEANUP, SCHEDULER, SchedulingJob
+from cloudsched.engine.centres import INTERVAL_S as CENTRES_S
+from cloudsched.engine.centres import CentreLoop
+from cloudsched.engine.dcluster import INTERVAL_S as DCLUSTER_S
+from cloudsched.engine.dcluster import DclusterLoop
 from cloudsched.engine.devices import INTERVAL_S as DEVICES_S
 from cloudsched.engine.devices import DeviceLoop
 from cloudsched.engine.loops import Loop, Runner
+from cloudsched.engine.notices import Notices
 from cloudsched.engine.places import Places
 from cloudsched.engine.polling import Poller
 from cloudsched.engine.pool import ExternalPool
@@ -19,6 +25,8 @@ from cloudsched.engine.runners import RunnerLoop
 from cloudsched.engine.upkeep import Upkeep
 from cloudsched.services import lifecycle, operations
 from cloudsched.services.agent_rules import instance_id
+from cloudsched.services.caller import SYSTEM
+from cloudsched.services.frameworks import cloud_nodes
 from cloudsched.settings import Settings
 from cloudsched.store import clouds, events, nodes, system
 from cloudsched.store.db import Tx, write
@@ -44,6 +52,9 @@ class Engine:
         self.upkeep = Upkeep(settings)
         self.runners = RunnerLoop(settings)
         self.fleet = DeviceLoop(settings)
+        self.centres = CentreLoop(settings, self.places)
+        self.dcluster = DclusterLoop(settings, self.places, holder=self.holder)
+        self.notices = Notices(settings)
         self.workers = Workers(self.places, holder=self.holder, boot_threads=settings.engine.boot_threads,
                                destroy_threads=settings.cloud_scheduler.general.max_destroy_threads,
                                ban_file=settings.cloud_scheduler.general.ban_file or "",
@@ -65,6 +76,10 @@ class Engine:
             Loop("sweep", every.sweep_interval_s, self.poller.sweep),
             Loop("log_runners", 1.0, self.runners.tick),
             Loop("devices", DEVICES_S, self.fleet.tick),
+            Loop("centres", CENTRES_S, self.centres.tick),
+            Loop("dcluster", DCLUSTER_S, self.dcluster.tick),
+            Loop("notices", 1.0, self.notices.tick),
+            Loop("cloud_nodes", 300.0, lambda: cloud_nodes.clean_up(SYSTEM)),
             Loop("operations", 0.5, lambda: operations.work(self.holder), led=False),
             Loop("workers", 0.1, self.workers.tick, led=False),
         ]
@@ -109,6 +124,8 @@ class Engine:
         self.workers.stop()
         self.poller.stop()
         self.runners.close()
+        self.dcluster.close()
+        self.notices.close()
         write(lambda tx: system.drop_leases(tx, self.holder))
         return left
 
@@ -133,7 +150,7 @@ class Engine:
 
     def destroy_all(self, limit_s: float = STOP_LIMIT_S) -> int:
         """Have every booted node destroyed and wait for the proof; returns how many are left."""
-        managed = {cloud.id for cloud in clouds.all_clouds(removed=True) if cloud.kind != "Agent"}
+        managed = {cloud.id for cloud in clouds.all_clouds(removed=True) if cloud.kind not in UNDRIVEN}
         write(lambda tx: _stop_all(tx, managed))
         until = time.monotonic() + limit_s
         while True:

@@ -111,7 +111,8 @@ def _never() -> bool:
 def sync(bearer: str, body: bytes, *, gone: Callable[[], bool] = _never) -> Reply:
     """One call of a node: record what it reports, renew, and hand out work; waits up to `wait_s` when there is none.
 
-    `gone`: has the caller hung up? A request that was held for an agent that was killed claims nothing. Raises Unauthenticated (join again), Gone (end), Invalid.
+    `gone`: has the caller hung up? A request that was held for an agent that was killed claims nothing.
+    Raises Unauthenticated (join again), Gone (end), Invalid.
     """
     number, secret_hash = bearer_of(bearer)
     request = _parse_sync(body)

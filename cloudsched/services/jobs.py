@@ -436,7 +436,7 @@ def retry(reference: int | str, caller: Caller, *, priority: int | None = None) 
     if old.state not in ("failed", "timeout", "cancelled"):
         raise Conflict(f"job {old.id} is {old.state}: only a failed, timed-out or cancelled job can be retried")
     if old.source == "dcluster":
-        from cloudsched.services import framework_jobs  # it builds on this module
+        from cloudsched.services.frameworks import framework_jobs  # it builds on this module
 
         return find(framework_jobs.again(old, caller))
     number = write(lambda tx: _retry(tx, old, caller, old.priority if priority is None else priority))

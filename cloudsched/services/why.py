@@ -16,6 +16,7 @@ from cloudsched.domain.scheduling import why as rules
 from cloudsched.services import agent_rules, fleet_config, machines, snapshot
 from cloudsched.services import jobs as job_service
 from cloudsched.services import nodes as node_service
+from cloudsched.services.frameworks import framework_jobs
 from cloudsched.store import clouds, jobs, listings, nodes, shapes, system
 from cloudsched.store import devices as device_rows
 from cloudsched.store.db import read
@@ -28,7 +29,8 @@ Reason = dict[str, Any]
 def job(reference: int | str) -> dict[str, Any]:
     """{"subject", "verdict", "reasons": [{"rule", "cloud"|"node", "text", "have", "need"}]}. Raises NotFound."""
     found = job_service.find(reference)
-    verdict, reasons = _BY_STATE.get(found.state, _ended)(found)
+    on_cluster = found.source == framework_jobs.SOURCE and found.state not in ("held", *moves.JOB_FINAL)
+    verdict, reasons = (framework_jobs.explain if on_cluster else _BY_STATE.get(found.state, _ended))(found)
     subject = {"kind": "job", "id": found.id, "name": found.name, "state": found.state,
                "submitted_at": clock.rfc3339(found.submitted_at)}
     return {"subject": subject, "verdict": verdict, "reasons": reasons}

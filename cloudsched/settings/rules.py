@@ -12,7 +12,8 @@ from .sections import Settings
 
 TOKEN_MIN = 4
 # Dialects that carry no authentication of their own -> the key with their allow-list.
-FENCED = {"cloud_scheduler": "access.cloud_scheduler_networks", "logkit": "access.logkit_networks"}
+FENCED = {"cloud_scheduler": "access.cloud_scheduler_networks", "logkit": "access.logkit_networks",
+          "dcluster": "access.dcluster_networks"}
 
 
 def contradictions(settings: Settings) -> list[FieldError]:

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from cloudsched.classic.server_conf import GeneralConf, JobDefaults, LoggingConf
 
+from .centres import Centres
+from .dcluster import Dcluster
 from .declare import Key, boolean, declared, integer, names, networks, path, seconds, secret, secrets, text, url, word
 
 LEVELS = ("VERBOSE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -40,11 +42,15 @@ class Listen:
     logkit: int = integer(8090, "Port of the logkit dialect: the master that log agents register with.", **_PORT)
     retire_cluster: int = integer(8081, "Port of the retire_cluster dialect: devices and tasks over HTTP.", **_PORT)
     retire_cluster_tcp: int = integer(8082, "Port of the native protocol of retire_cluster workers (no HTTP).", **_PORT)
+    kboss: int = integer(8088, "Port of the kboss dialect: compute centres, their clusters, instances and parts.", **_PORT)
+    dcluster: int = integer(8080, "Port of the dcluster dialect: Spark and Flink clusters and their jobs.", **_PORT)
     cloud_scheduler_bind: str = text("", "Address of the two cloud_scheduler listeners.",
                                      shown_default="listen.bind")
     native_bind: str = text("", "Address of the native listener.", shown_default="listen.bind")
     logkit_bind: str = text("", "Address of the logkit listener.", shown_default="listen.bind")
     retire_cluster_bind: str = text("", "Address of the two retire_cluster listeners.", shown_default="listen.bind")
+    kboss_bind: str = text("", "Address of the kboss listener.", shown_default="listen.bind")
+    dcluster_bind: str = text("", "Address of the dcluster listener.", shown_default="listen.bind")
     port_offset: int = integer(0, "Added to every port, so that instances run side by side.",
                                low=0, high=57000)
     public_url: str = text("", "URL under which nodes reach the native API.",
@@ -68,6 +74,10 @@ class Access:
         "Networks that may call the retire_cluster dialect, and whose machines may join without a token while "
         "retire_cluster.join_token is not set. Empty: any may call, with a key; those of this machine may join. Loopback "
         "always may.")
+    kboss_networks: tuple[str, ...] = networks(
+        "Networks that may call the kboss dialect. Empty: any may call, with a key. Loopback always may.")
+    dcluster_networks: tuple[str, ...] = networks(
+        "Networks that may call the dcluster dialect, which has no keys. Loopback always may.")
 
 
 @dataclass(frozen=True)
@@ -316,6 +326,8 @@ class Settings:
     agent: Agent = Agent()
     logkit: Logkit = Logkit()
     retire_cluster: RetireCluster = RetireCluster()
+    centres: Centres = Centres()
+    dcluster: Dcluster = Dcluster()
     events: Events = Events()
     jobs: Jobs = Jobs()
     log: Log = Log()
@@ -393,14 +405,14 @@ class Settings:
 # Listener name (its key in [listen]) -> dialect that answers there.
 LISTENERS = {"cloud_scheduler_info": "cloud_scheduler", "cloud_scheduler_admin": "cloud_scheduler",
              "native": "native", "logkit": "logkit", "retire_cluster": "retire_cluster",
-             "retire_cluster_tcp": "retire_cluster"}
+             "retire_cluster_tcp": "retire_cluster", "kboss": "kboss", "dcluster": "dcluster"}
 # Listeners that a server of their own serves.
 NOT_HTTP = frozenset({"retire_cluster_tcp"})
 
 SECTIONS: Mapping[str, type] = MappingProxyType({
     "state": State, "listen": Listen, "access": Access, "database": Database, "web": Web, "engine": Engine,
-    "agent": Agent, "logkit": Logkit, "retire_cluster": RetireCluster, "events": Events, "jobs": Jobs, "log": Log,
-    "local": Local, "cloud_scheduler": CloudScheduler,
+    "agent": Agent, "logkit": Logkit, "retire_cluster": RetireCluster, "centres": Centres,
+    "dcluster": Dcluster, "events": Events, "jobs": Jobs, "log": Log, "local": Local, "cloud_scheduler": CloudScheduler,
 })
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -118,15 +119,27 @@ def rekey(settings: Settings) -> str:
     return f"{count} secrets are under the first of {len(sealer)} keys; the others can be removed"
 
 
-# Table, its key, and the column that may hold a sealed text.
-_SEALED = (("cloud", "id", "credentials"), ("runner_config", "hash", "body"), ("idempotency", "key", "body"))
+# Table, its key, and the column that may hold a sealed text, or sealed texts among others.
+_SEALED = (
+    ("cloud", "id", "credentials"), ("runner_config", "hash", "body"), ("idempotency", "key", "body"),
+    ("centre", "id", "api_pwd"), ("centre_host", "id", "adminpwd"), ("cluster", "id", "secrets"), ("instance", "id", "password"),
+    ("webhook", "id", "sealed"),
+    ("instance", "id", "previous"), ("operation", "id", "request"), ("operation", "id", "result"), ("setting", "key", "value"))
+_TOKEN = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_=-]+")
 
 
 def _reseal(tx: Tx, sealer: Sealer, table: str, key: str, column: str) -> int:
-    rows = tx.all(f"SELECT {key}, {column} FROM {table} WHERE {column} LIKE '{PREFIX}%'")
-    for number, text in rows:
-        tx.run(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (sealer.reseal(text), number))
-    return len(rows)
+    count = 0
+
+    def again(found: re.Match[str]) -> str:
+        nonlocal count
+        count += 1
+        # What was sealed may hold sealed texts itself (a join command among a cluster's secrets).
+        return sealer.seal(_TOKEN.sub(again, sealer.open(found[0])))
+
+    for number, text in tx.all(f"SELECT {key}, {column} FROM {table} WHERE {column} LIKE '%{PREFIX}%'"):
+        tx.run(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (_TOKEN.sub(again, text), number))
+    return count
 
 
 _FINAL = ", ".join(f"'{state}'" for state in moves.JOB_FINAL)

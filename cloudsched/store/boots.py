@@ -61,7 +61,8 @@ def add_failure(tx: Tx, job_id: int, *, cloud: str, code: int, text: str, at: fl
 
 def failures(tx: Tx, job_id: int, cloud: str, *, since: float) -> int:
     """How often a cloud refused a job a machine since then (at most FAILURES_KEPT are known)."""
-    return int(tx.value("SELECT count(*) FROM job_boot_failure WHERE job_id = ? AND cloud = ? AND at >= ?", (job_id, cloud, since)))
+    sql = "SELECT count(*) FROM job_boot_failure WHERE job_id = ? AND cloud = ? AND at >= ?"
+    return int(tx.value(sql, (job_id, cloud, since)))
 
 
 def clear_failures(tx: Tx, job_id: int) -> None:

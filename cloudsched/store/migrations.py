@@ -8,7 +8,17 @@ from functools import partial
 
 from cloudsched import clock
 from cloudsched.errors import Conflict
-from cloudsched.store import tables, tables_devices, tables_logkit
+from cloudsched.store import (
+    tables,
+    tables_centres,
+    tables_clusters,
+    tables_dcluster,
+    tables_devices,
+    tables_instances,
+    tables_logkit,
+    tables_parts,
+    tables_webhooks,
+)
 from cloudsched.store.db import Database, Tx
 
 SCHEMA_KEY = "schema_version"
@@ -42,7 +52,15 @@ def _devices(_database: Database, tx: Tx) -> None:
         tx.run("INSERT INTO counter (name, value) VALUES (?, 0)", (name,))
 
 
-STEPS: tuple[Callable[[Database, Tx], None], ...] = (_foundation, _log_agents, _devices)
+def _clusters(_database: Database, tx: Tx) -> None:
+    for part in (tables_clusters, tables_centres, tables_parts, tables_instances, tables_dcluster, tables_webhooks):
+        for model in part.ALL:
+            model._schema.create_all(safe=False)
+        for index in part.INDEXES:
+            tx.run(index)
+
+
+STEPS: tuple[Callable[[Database, Tx], None], ...] = (_foundation, _log_agents, _devices, _clusters)
 
 
 def version(database: Database) -> int:

@@ -53,7 +53,8 @@ def running_by_shape(tx: Tx) -> dict[int, int]:
 
 def external_running(tx: Tx) -> list[Row]:
     """(id, shape_id, remote_host, node_id, placed) of running jobs of an external batch system."""
-    return tx.all("SELECT id, shape_id, remote_host, node_id, placed FROM job WHERE state = 'running' AND source <> 'queue'")
+    return tx.all("SELECT id, shape_id, remote_host, node_id, placed FROM job WHERE state = 'running' AND source <> 'queue' "
+                  "AND batch_status IS NOT NULL")
 
 
 def heads(tx: Tx, shape_id: int, *, at: float, limit: int) -> list[Row]:

@@ -22,7 +22,8 @@ _WAITING = ("pending", "queued")
 _ACTIVE = ("assigned", "running")
 _ENDED = ("succeeded", "failed", "timeout")
 
-# Name of the list -> conditions on built-in jobs (one query each), and the one on jobs of another batch system.
+# Name of the list -> conditions on our jobs (one query each), and the one on jobs of another batch system: those alone have
+# a `batch_status`; jobs of Spark and Flink clusters are ours.
 # Contract 5.4; held and ended jobs count in `held`, `complete` and `high` alone (B22).
 _LISTS: dict[str, tuple[tuple[str, ...], str]] = {
     "new": (tuple(f"state = '{state}' AND placed = 0" for state in _WAITING), "batch_status < 2 AND placed = 0"),
@@ -62,7 +63,8 @@ def _conditions(which: str) -> list[str]:
     if which == "high" and not read().value("SELECT count(*) FROM shape WHERE high_priority <> 0"):
         return []
     built_in, external = _LISTS[which]
-    return [*(f"source = 'queue' AND {where}" for where in built_in), f"source <> 'queue' AND {external}"]
+    return [*(f"batch_status IS NULL AND {where}" for where in built_in),
+            f"source <> 'queue' AND batch_status IS NOT NULL AND {external}"]
 
 
 def _limit(which: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from cloudsched.drivers.base import QUOTA, DriverError
 
 from .conftest import House
@@ -25,7 +27,7 @@ def test_a_cloud_without_room_is_asked_ever_more_rarely(light: House) -> None:
     light.submit()
     for _ in range(150):
         light.cycle()
-    pauses = [later - earlier for earlier, later in zip(asked, asked[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
     assert pauses[:2] == [1.0, 1.0]
     assert 6 <= len(asked) <= 10 and pauses == sorted(pauses) and max(pauses) <= 62
 

@@ -82,7 +82,8 @@ def test_a_cycle_that_fails_does_not_beat(light: House) -> None:
 def test_the_loops_of_the_contract_are_there(light: House) -> None:
     names = {loop.name: loop.interval_s for loop in light.engine.runner.loops if loop.led}
     assert names == {"job_poller": 5, "machine_poller": 5, "node_poller": 5, "scheduler": 5, "cleanup": 5,
-                     "upkeep": 1, "retention": 300, "sweep": 60, "log_runners": 1, "devices": 2}
+                     "upkeep": 1, "retention": 300, "sweep": 60, "log_runners": 1, "devices": 2, "centres": 5,
+                     "dcluster": 0.5, "notices": 1, "cloud_nodes": 300}
 
 
 def test_one_leads_and_another_takes_over(runners: Callable[..., Runner]) -> None:

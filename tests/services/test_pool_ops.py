@@ -9,7 +9,16 @@ import pytest
 from cloudsched import clock
 from cloudsched.domain.entities import Node
 from cloudsched.errors import Invalid
-from cloudsched.services import pool, pool_limits, pool_ops, pool_proxies, pool_switches, pool_sync, pool_views, snapshot
+from cloudsched.services import (
+    pool,
+    pool_limits,
+    pool_ops,
+    pool_proxies,
+    pool_switches,
+    pool_sync,
+    pool_views,
+    snapshot,
+)
 from cloudsched.settings import Settings, load
 from cloudsched.store import clouds, events, jobs, nodes
 from cloudsched.store.db import Database, write

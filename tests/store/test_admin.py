@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from cloudsched import settings
 from cloudsched.errors import Conflict, Invalid, NotFound
 from cloudsched.sealed import Sealer
 from cloudsched.settings import Settings
-from cloudsched.store import admin, db, system
+from cloudsched.store import admin, db, operations, system
 
 
 @pytest.fixture
@@ -81,12 +82,18 @@ def test_rekey_seals_everything_with_a_new_key(found: Settings) -> None:
     before = Sealer.load(found.state.dir, {})
     opened = db.open_database(found.database.url)
     opened.write(lambda tx: tx.run("INSERT INTO runner_config (hash, body) VALUES ('h', ?)", (before.seal("token"),)))
+    asked = {"password": before.seal("inside"), "host": before.seal("join " + before.seal("nested"))}
+    opened.write(lambda tx: operations.create(tx, "k", subject=("", None), request=asked, steps=[], actor="", at=1.0))
     opened.close()
-    assert "1 secrets are under the first of 2 keys" in admin.rekey(found)
+    assert "4 secrets are under the first of 2 keys" in admin.rekey(found)
     file = Path(found.state.dir, "secret.key")
     file.write_text(file.read_text().splitlines()[0] + "\n")
     opened = db.open_database(found.database.url)
     assert Sealer.load(found.state.dir, {}).open(opened.read().value("SELECT body FROM runner_config")) == "token"
+    request = json.loads(opened.read().value("SELECT request FROM operation"))
+    sealer = Sealer.load(found.state.dir, {})
+    nested = sealer.open(request["host"]).removeprefix("join ")
+    assert (sealer.open(request["password"]), sealer.open(nested)) == ("inside", "nested")
     opened.close()
 
 

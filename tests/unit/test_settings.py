@@ -195,7 +195,7 @@ def test_all_ports_are_shifted(loaded: Any) -> None:
     settings = loaded(CLOUDSCHED_PORT_OFFSET="1000")
     assert {item.name: item.port for item in settings.listeners()} == {
         "cloud_scheduler_info": 9111, "cloud_scheduler_admin": 9112, "native": 9100, "logkit": 9090,
-        "retire_cluster": 9081, "retire_cluster_tcp": 9082}
+        "retire_cluster": 9081, "retire_cluster_tcp": 9082, "kboss": 9088, "dcluster": 9080}
     assert settings.native_url == "http://127.0.0.1:9100"
 
 
@@ -209,7 +209,7 @@ def test_port_zero_switches_a_listener_off(loaded: Any) -> None:
     ("[listen]\nnative = 8111\n", "same port"),
     ("[listen]\nport_offset = 57000\nnative = 9000\n", "highest port is 65535"),
     ("[listen]\nnative = 0\ncloud_scheduler_info = 0\ncloud_scheduler_admin = 0\nlogkit = 0\n"
-     "retire_cluster = 0\nretire_cluster_tcp = 0\n", "nothing would listen"),
+     "retire_cluster = 0\nretire_cluster_tcp = 0\nkboss = 0\ndcluster = 0\n", "nothing would listen"),
     ("[listen]\nbind = '0.0.0.0'\n", "retire_cluster.join_token"),
     ("[listen]\nbind = '0.0.0.0'\n", "set access.cloud_scheduler_networks"),
     ("[listen]\nlogkit_bind = '0.0.0.0'\n", "set access.logkit_networks"),
@@ -227,6 +227,7 @@ def test_contradictions_are_refused_and_say_what_to_set(loaded: Any, toml: str, 
 
 def test_binding_elsewhere_with_a_fence(loaded: Any) -> None:
     settings = loaded("[listen]\nbind = '0.0.0.0'\n[access]\ncloud_scheduler_networks = ['10.1.2.3/8']\n"
+                      "dcluster_networks = ['10.0.0.0/8']\n"
                       "logkit_networks = ['10.1.2.3/8']\n[retire_cluster]\njoin_token = 'some token'\n")
     assert settings.access.cloud_scheduler_networks == ("10.0.0.0/8",)
     assert keys_always(settings)

@@ -10,13 +10,28 @@ from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
 from cloudsched import __version__
-from cloudsched.dialects.native import front, jobs, keys, look, nodelogs, places, pool, problems, root, routing, runners, schemas
+from cloudsched.dialects.native import (
+    clusters,
+    front,
+    hooks,
+    jobs,
+    keys,
+    look,
+    nodelogs,
+    places,
+    pool,
+    problems,
+    root,
+    routing,
+    runners,
+    schemas,
+)
 from cloudsched.errors import CloudschedError
 from cloudsched.services.watch import Streams
 from cloudsched.settings import Settings
 
-BLUEPRINTS = (jobs.blueprint, pool.blueprint, places.blueprint, look.blueprint, keys.blueprint, runners.blueprint,
-              nodelogs.blueprint, root.blueprint)
+BLUEPRINTS = (jobs.blueprint, pool.blueprint, places.blueprint, clusters.blueprint, look.blueprint, keys.blueprint,
+              hooks.blueprint, runners.blueprint, nodelogs.blueprint, root.blueprint)
 SECURITY = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "bearer": {"type": "http", "scheme": "bearer"},

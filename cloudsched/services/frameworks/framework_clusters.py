@@ -1,0 +1,191 @@
+"""What can be asked of Spark and Flink clusters? Launch, status, terminate, check; the engine (engine/dcluster.py) does the rest.
+
+`configure(settings)` is called once when a process starts, by the dialect and by the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from cloudsched import clock
+from cloudsched.domain import frameworks as domain
+from cloudsched.domain import moves
+from cloudsched.domain.entities import Cluster
+from cloudsched.domain.frameworks import KINDS, ClusterAsk, Sizes
+from cloudsched.errors import Conflict, Invalid, NotFound
+from cloudsched.services import clusters
+from cloudsched.services.caller import SYSTEM, Caller
+from cloudsched.services.frameworks import framework_prices
+from cloudsched.services.settling import after_end
+from cloudsched.settings import Settings
+from cloudsched.settings.dcluster import Dcluster
+from cloudsched.store import clouds, events, jobs
+from cloudsched.store import clusters as rows
+from cloudsched.store import dcluster as store
+from cloudsched.store.db import Tx, write
+from cloudsched.store.moves import move
+
+CHECK_WAIT_S = 10.0
+
+
+class _Configured:
+    def __init__(self) -> None:
+        self.section = Dcluster()
+
+
+_configured = _Configured()
+
+
+def configure(settings: Settings) -> None:
+    """Take over the `[dcluster]` section."""
+    _configured.section = settings.dcluster
+
+
+def section() -> Dcluster:
+    """The `[dcluster]` section in force."""
+    return _configured.section
+
+
+def sizes() -> Sizes:
+    """What clusters get that do not say."""
+    given = section()
+    return Sizes(worker_cores_m=given.worker_cores_m, worker_memory_mb=given.worker_memory_mb,
+                 master_cores_m=given.master_cores_m, master_memory_mb=given.master_memory_mb, workers_max=given.workers_max)
+
+
+# asking
+
+
+def launch(kind: str, fields: Mapping[str, Any], caller: Caller) -> int:
+    """A new cluster of `kind` (spark, flink) from the fields of a ClusterEntity; returns its id at once, durable.
+
+    The engine launches it. Raises Invalid naming every wrong field.
+    """
+    caller.require("submitter")
+    if kind not in KINDS:
+        raise Invalid.at("kind", f"{kind!r} is no kind of cluster here", ", ".join(KINDS))
+    ask = domain.cluster_ask(kind, fields, sizes())
+    return write(lambda tx: insert(tx, ask, fields, actor=caller.name)).id
+
+
+def insert(tx: Tx, ask: ClusterAsk, request: Mapping[str, Any], *, actor: str, job_id: int | None = None, name: str = "",
+           idle_limit_s: float | None = None) -> Cluster:
+    """In a transaction: a cluster that waits to be launched. `job_id`: it ends with this job; `name`: what people call it."""
+    at, given = clock.now(), section()
+    store.serialize(tx)
+    stamp = int(at * 1000)
+    while not store.is_free(tx, key := domain.cluster_key(ask, given.env, stamp)):
+        stamp += 1
+    limit_s = ask.idle_limit_s or idle_limit_s or given.idle_limit_s or None
+    number = rows.insert(tx, {
+        "key": key, "name": name or key, "kind": ask.kind, "origin": domain.ORIGIN, "org": ask.tenant, "user": actor,
+        "place": given.place, "cloud_id": _cloud_id(given.place), "job_id": job_id, "workers_wanted": ask.workers,
+        "idle_limit_s": limit_s,
+        "spec": json.dumps(ask.spec(request, long_living=bool(name)), default=str), "not_before": store.WAITING,
+    }, at=at, actor=actor)
+    made = store.cluster(tx, number)
+    assert made is not None
+    return made
+
+
+def _cloud_id(place: str) -> int | None:
+    cloud = clouds.by_name(place.partition(":")[2]) if ":" in place else None
+    return cloud.id if cloud else None
+
+
+def find(reference: int | str, kind: str = "") -> Cluster:
+    """One of our clusters by number, key or name. Raises NotFound, also for one of another kind than `kind`."""
+    try:
+        cluster = clusters.find(str(reference)[:200])
+    except NotFound:
+        cluster = None
+    if cluster is None or cluster.origin != domain.ORIGIN or (kind and cluster.kind != kind):
+        raise NotFound(f"there is no {kind + ' ' if kind else ''}cluster {str(reference)[:200]}")
+    return cluster
+
+
+def status(reference: int | str, kind: str = "") -> str:
+    """PENDING, LAUNCHING, RUNNING, DEGRADED, TERMINATING, TERMINATED or FAILED. Raises NotFound."""
+    return find(reference, kind).state.upper()
+
+
+def terminate(reference: int | str, kind: str, caller: Caller) -> str:
+    """Have a cluster taken away, its jobs first; returns its state now. A second call just answers the state."""
+    caller.require("submitter")
+    cluster = find(reference, kind)
+    if cluster.state not in moves.CLUSTER_FINAL:
+        write(lambda tx: clusters.end(tx, cluster, actor=caller.name, reason=f"terminated by {caller.name}"))
+    return find(cluster.id).state.upper()
+
+
+def check(caller: Caller, *, wait_s: float = CHECK_WAIT_S) -> str:
+    """One pass of the cluster check: what is idle for too long and what outlived its job is ended, everything else compared
+    with what really runs (by the engine; this waits up to `wait_s` for it). Answers a sentence with the counts."""
+    caller.require("submitter")
+    at = clock.now()
+    ended = write(lambda tx: reap(tx, at))
+    write(store.look_again)
+    until = time.monotonic() + wait_s
+    while (left := store.not_looked_at()) and time.monotonic() < until:
+        time.sleep(0.05)
+    found = store.counts()
+    parts = [f"{found.get(state, 0)} {state}" for state in moves.CLUSTER_LIVE]
+    text = f"Clusters: {', '.join(parts)}. {ended} ended because they were idle or outlived their job."
+    return text + (f" {left} could not be looked at yet." if left else "")
+
+
+# what the engine asks
+
+
+def reap(tx: Tx, at: float) -> int:
+    """Clusters whose job has ended, and those that were idle for too long, are wanted gone; returns how many."""
+    store.serialize(tx)  # no job is given to a cluster that is being ended
+    done = 0
+    for number, job, state in store.outlived(tx):
+        done += _end(tx, number, f"job {job} has ended as {state}")
+    for number, limit_s in store.idle(tx, at):
+        done += _end(tx, number, f"it ran nothing for {limit_s:g} s")
+    return done
+
+
+def _end(tx: Tx, number: int, reason: str) -> bool:
+    cluster = store.cluster(tx, number)
+    return cluster is not None and clusters.end(tx, cluster, actor=SYSTEM.name, reason=reason)
+
+
+def usable(cluster: Cluster) -> None:
+    """Raise Conflict unless the cluster lives and is to live on."""
+    if cluster.state in moves.CLUSTER_FINAL or cluster.state == "terminating" or cluster.goal != "run":
+        raise Conflict(f"cluster {cluster.key} is {cluster.state.upper()}: it takes no jobs",
+                       details={"clusterId": cluster.id, "state": cluster.state.upper()})
+
+
+def stop_jobs(tx: Tx, cluster: Cluster, *, at: float, actor: str, reason: str) -> None:
+    """The jobs of a cluster that goes are terminated first; their record says why."""
+    for number, state, goal in store.of_cluster(tx, cluster.id):
+        if goal == "cancel":
+            continue
+        text = f"cluster {cluster.key} was ended: {reason}"
+        if state in moves.JOB_WAITING:
+            if move(tx, "job", number, "cancel", at=at, actor=actor, goal="cancel", reason=text, note={"reason": text},
+                    guard=("state IN ('pending', 'held', 'queued')", ())):
+                after_end(tx, [(number, "cancelled")], at=at)
+        elif jobs.want_cancelled(tx, number):
+            events.append(tx, "job.cancel_request", ("job", number), at=at, actor=actor, reason=text)
+            store.update(tx, number, end_reason=text)
+    store.wake(tx, cluster.id)
+
+
+def begin_end(tx: Tx, cluster: Cluster, actor: str, reason: str) -> None:
+    """Its end is wanted (services.clusters.end): it says so at once."""
+    at = clock.now()
+    if move(tx, "cluster", cluster.id, "terminate", at=at, actor=actor, goal="end", reason=reason, not_before=0.0, attempts=0,
+            ended_at=None, note={"reason": reason}):
+        stop_jobs(tx, cluster, at=at, actor=actor, reason=reason)
+
+
+clusters.on_end(domain.ORIGIN, begin_end)
+clusters.on_cost(domain.ORIGIN, lambda cluster: framework_prices.cost(cluster, section()))
