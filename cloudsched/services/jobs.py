@@ -9,7 +9,7 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ FILES = 0
 WRITTEN_MAX = 512 << 20
 # Jobs that are ours to change: of the queue, and of Spark and Flink clusters. Others belong to an external batch system.
 _OURS = ("queue", "dcluster")
+_retries: dict[str, Callable[[Job, Caller], int]] = {}
 _POSITION = re.compile(r"#[0-9]{1,9}\Z")
 _HOST = socket.gethostname() or "localhost"
 _encode = msgspec.json.Encoder().encode
@@ -430,15 +431,18 @@ def _release_held(tx: Tx, job: Job, caller: Caller) -> None:
         move(tx, "job", job.id, "release", at=at, actor=caller.name, queued_at=at, guard=("state = 'held'", ()), **facts)
 
 
+def on_retry(source: str, again: Callable[[Job, Caller], int]) -> None:
+    """Say how ended jobs of another source than the queue are submitted once more; `again` returns the new number."""
+    _retries[source] = again
+
+
 def retry(reference: int | str, caller: Caller, *, priority: int | None = None) -> Job:
     """Queue an ended job again as a new one (`retry_of` names the old). Raises Conflict unless it ended badly."""
     old = check_owner(find(reference), caller)
     if old.state not in ("failed", "timeout", "cancelled"):
         raise Conflict(f"job {old.id} is {old.state}: only a failed, timed-out or cancelled job can be retried")
-    if old.source == "dcluster":
-        from cloudsched.services.frameworks import framework_jobs  # it builds on this module
-
-        return find(framework_jobs.again(old, caller))
+    if old.source in _retries:
+        return find(_retries[old.source](old, caller))
     number = write(lambda tx: _retry(tx, old, caller, old.priority if priority is None else priority))
     waiters.wake_shapes([(old.shape_id, 1)])
     return find(number)

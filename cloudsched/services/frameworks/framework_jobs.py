@@ -310,3 +310,6 @@ def note_alert(one: Overdue, *, actor: str = "system", tx: Tx | None = None) -> 
         return True
 
     return note(tx) if tx is not None else write(note)
+
+
+core.on_retry(SOURCE, again)
