@@ -109,7 +109,7 @@ def run_launch(args: argparse.Namespace, kind: str) -> int:
         session.screen.json({"id": number, **({"status": state} if state else {})})
     else:
         session.screen.line(f"{number}" + (f" {state}" if state else ""))
-    return EXIT_OK if state is None or state in LAUNCHED else _not_yet(kind, number, state)
+    return EXIT_OK if state is None or state in LAUNCHED else _not_yet(session, kind, number, state)
 
 
 def run_list(args: argparse.Namespace, kind: str) -> int:
@@ -161,6 +161,9 @@ def run_submit(args: argparse.Namespace, kind: str) -> int:
         for line in found.get("log") or ():
             session.screen.line(line)
     state = found["jobStatus"]
+    if state not in ENDED:
+        how = f"it goes on (cloudsched why {number}, cloudsched {kind} logs {number} -f)"
+        return fail(f"job {number}: {state}{_because(found)}; {how}", EXIT_FAILED)
     return EXIT_OK if state == "SUCCEEDED" else fail(f"job {number}: {state}" + _because(found), EXIT_FAILED)
 
 
@@ -304,8 +307,10 @@ def _until(look: Callable[[], str], states: tuple[str, ...], limit_s: float) -> 
     return state
 
 
-def _not_yet(kind: str, number: int, state: str) -> int:
-    return fail(f"cluster {number} is {state} (cloudsched clusters show {number}; cloudsched {kind} terminate {number})")
+def _not_yet(session: Session, kind: str, number: int, state: str) -> int:
+    reason = session.client.get(f"/clusters/{number}").get("reason")
+    more = "" if state in OVER else f" (it goes on; cloudsched clusters show {number}, cloudsched {kind} terminate {number})"
+    return fail(f"cluster {number} is {state}{f': {reason}' if reason else ''}{more}")
 
 
 def _because(job: dict[str, Any]) -> str:

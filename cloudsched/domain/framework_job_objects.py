@@ -169,7 +169,7 @@ def _owned_by(kind: str, version: str, name: str, uid: str) -> Manifest:
 
 def _spark_submit(job: Job, target: Target, build: Build, code: str) -> list[str]:
     # An executor that is larger than any worker would be waited for without end.
-    executor_mb = min(job.executor_memory_mb, target.executor_mb or job.executor_memory_mb)
+    executor_mb = min(filter(None, (job.executor_memory_mb, target.executor_mb)), default=0)
     given = {"spark.cores.max": str(job.cores_max) if job.cores_max else "",
              "spark.executor.memory": f"{executor_mb}m" if executor_mb else "", **job.settings}
     told = [f"--conf={key}={plain(value)}" for key, value in given.items() if value]

@@ -5,6 +5,7 @@ Field names are those of the dcluster API; a field that is not named here is kep
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -153,6 +154,8 @@ def job_ask(given: Mapping[str, Any], module: ModuleSpec, sizes: Sizes, *, exter
     worker_mb = fields.gigabytes_mb("workerMemGb", sizes.worker_memory_mb)
     workers = fields.count("numWorkers", sizes.workers, low=1, high=sizes.workers_max)
     worker_cores_m = fields.cores_m("workerCpu", sizes.worker_cores_m)
+    shared = bool(external or fields.has("clusterName") or fields.flag("useLongLivingCluster"))
+    sized = fields.has("numWorkers") or fields.has("workerCpu")
     own = ClusterAsk(
         kind=module.kind, type=module.kind, tenant=client, workers=workers, worker_cores_m=worker_cores_m,
         worker_memory_mb=worker_mb, master_cores_m=sizes.master_cores_m,
@@ -164,8 +167,10 @@ def job_ask(given: Mapping[str, Any], module: ModuleSpec, sizes: Sizes, *, exter
     found = JobAsk(
         kind=module.kind, client=client, module=name, cluster_name=fields.name("clusterName"),
         long_living=fields.flag("useLongLivingCluster"), external=external, keep_alive=fields.flag("keepAlive"),
-        driver_memory_mb=fields.gigabytes_mb("driverMemGb", 0), executor_memory_mb=_executor_mb(worker_mb),
-        cores_max=max(1, workers * worker_cores_m // 1000), settings=settings,
+        driver_memory_mb=fields.gigabytes_mb("driverMemGb", 0), settings=settings,
+        # 0: what the cluster has. On a cluster of its own that is what was asked for; on another only what the request says.
+        executor_memory_mb=worker_mb if shared and fields.has("workerMemGb") else 0,
+        cores_max=max(1, workers * worker_cores_m // 1000) if shared and sized else 0,
         arguments=module.arguments,
         time_limit_s=fields.seconds("timeLimitSeconds") or module.time_limit_s,
         max_retries=fields.count("maxRetries", module.max_retries, low=0, high=100), ask=own)
@@ -183,11 +188,6 @@ def _external(fields: Fields, kind: str, settings: dict[str, str], configured: s
         fields.wrong("extraCmd" if said else "useExternalCluster", f"{url[:100]!r} is not the address of a {kind} cluster",
                      "spark://HOST:PORT" if kind == SPARK else "http://HOST:PORT")
     return url
-
-
-def _executor_mb(worker_mb: int) -> int:
-    """What an executor of a worker may take: the rest is the worker's own."""
-    return max(worker_mb * 9 // 10, worker_mb - 1024, 1)
 
 
 # names
@@ -208,8 +208,14 @@ def cluster_key(ask: ClusterAsk, env: str, stamp: int) -> str:
 
 
 def long_living_name(kind: str, env: str, tenant: str) -> str:
-    """What the tenant's long-living cluster is called, whichever one it is now."""
-    return label(f"{kind}-{label(env, most=12)}-{tenant}", most=NAME_MOST - 12) + "-long-living"
+    """What the tenant's long-living cluster is called, whichever one it is now. Tenants whose names look alike as a DNS label
+    do not share one: what was changed about the name is told apart by a digest."""
+    plain = f"{kind}-{label(env, most=12)}-{tenant}"
+    found = label(plain, most=NAME_MOST - 12)
+    if found != plain:
+        digest = hashlib.sha256(tenant.encode()).hexdigest()[:8]
+        found = label(plain, most=NAME_MOST - 21) + f"-{digest}"
+    return found + "-long-living"
 
 
 def active_key(client: str, module: str) -> str:

@@ -34,6 +34,7 @@ _CLASS = re.compile(r"[A-Za-z_$][\w$]*(?:\.[A-Za-z_$][\w$]*)*\Z")
 _SETTING = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,199}\Z")
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z]+)(?::([^{}]*))?\}|[{}]")
 _WORDS = re.compile(r"\{([A-Za-z]+)\*\}\Z")
+RETRIES_MOST = 100
 _SECONDS_MOST = 366 * 86400.0
 
 
@@ -51,6 +52,8 @@ class Module:
     settings: Mapping[str, str] = field(default_factory=dict)
     time_limit_s: float | None = None
     alert_after_s: float | None = None
+    max_retries: int = 0
+    backoff_s: float = 10.0
     description: str = ""
 
 
@@ -155,9 +158,9 @@ def _of_ini(section: str, key: str, value: str) -> Any:
             return dict(word.split("=", 1) for word in shlex.split(value))
     except ValueError as error:
         raise Invalid.at(f"{section}.{key}", "cannot be read", f"words as in a shell ({error})") from None
-    if key in ("time_limit_s", "alert_after_s"):
+    if key in ("time_limit_s", "alert_after_s", "backoff_s", "max_retries"):
         try:
-            return float(value)
+            return int(value) if key == "max_retries" else float(value)
         except ValueError:
             return value
     return value
@@ -222,6 +225,12 @@ def _seconds(value: Any) -> float:
     return float(value)
 
 
+def _retries(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= RETRIES_MOST:
+        raise ValueError(f"a whole number from 0 to {RETRIES_MOST}")
+    return value
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 1000 or not value.isprintable():
         raise ValueError("a line of text")
@@ -234,7 +243,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "main_class": ("main_class", _matching(_CLASS, "the full name of a Java class")), "versions": ("versions", _path()),
     "default_version": ("default_version", _matching(_VERSION, "the name of a directory")), "arguments": ("arguments", _template),
     "settings": ("settings", _settings), "time_limit_s": ("time_limit_s", _seconds), "alert_after_s": ("alert_after_s", _seconds),
-    "description": ("description", _text),
+    "max_retries": ("max_retries", _retries), "backoff_s": ("backoff_s", _seconds), "description": ("description", _text),
 }
 
 

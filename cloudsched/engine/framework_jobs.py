@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 WAIT_S = 15.0  # a job that waits for its cluster is woken when that changes; this is for what nobody tells of
 RETRY_S = 5.0
 SUBMIT_LIMIT_S = 600.0
+# How long a cluster that is not ours may stay silent before a job on it counts as ended, unproved.
+GIVE_UP_S = 300.0
 NEW_MOST = 200
 # What the driver says -> event of moves.JOB; what was killed or lost by others than us has failed.
 _EVENTS = {words.SUCCEEDED: "succeed", words.FAILED: "fail", words.KILLED: "fail", words.LOST: "fail"}
@@ -45,6 +47,7 @@ class JobSteps:
 
     def __init__(self, frameworks: Frameworks, section: Dcluster, *, holder: str, instance: str) -> None:
         self._frameworks, self._section, self._holder, self._instance = frameworks, section, holder, instance
+        self._ending: dict[int, float] = {}  # jobs on clusters of others: since when they are to end
         self._by_state: dict[str, Callable[[FrameworkJob], float]] = {
             "pending": self._pending, "held": lambda _: RETRY_S, "queued": lambda _: RETRY_S, "assigned": self._assigned,
             "running": self._running}
@@ -258,7 +261,9 @@ class JobSteps:
         try:
             framework.kill(there, handle)
             seen = framework.job(there, handle)
-        except DriverError:
+        except DriverError as error:
+            if cluster is None and clock.now() - self._ending.setdefault(found.job.id, clock.now()) > GIVE_UP_S:
+                return self._nothing_there(found, event, f"{reason}; not proved ended: {error}")
             if cluster is None or cluster.state not in moves.CLUSTER_FINAL:
                 raise
             return self._nothing_there(found, event, reason)  # it went with its cluster, and that is proved gone

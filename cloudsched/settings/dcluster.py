@@ -29,9 +29,9 @@ class Dcluster:
     poll_interval_s: float = seconds(2, "Pause between two looks at a cluster.", low=0.1, high=3600)
     heal_attempts: int = integer(5, "How often a cluster without all its workers is mended before that is given up.",
                                  low=0, high=1000)
-    idle_limit_s: float = seconds(0, "Clusters that run nothing for so long are ended. 0: never. A request may say its own "
+    idle_limit_s: float = seconds(3600, "Clusters that run nothing for so long are ended. 0: never. A request may say its own "
                                      "(idleLimitSeconds).", low=0, high=1e9)
-    long_living_idle_limit_s: float = seconds(0, "The same for tenants' long-living clusters. 0: never.", low=0, high=1e9)
+    long_living_idle_limit_s: float = seconds(28800, "The same for tenants' long-living clusters. 0: never.", low=0, high=1e9)
     sweep_interval_s: float = seconds(60, "Pause between two searches for clusters that run without a record.",
                                       low=1, high=86400)
     threads: int = integer(8, "Calls to places that are under way at once.", low=1, high=256)

@@ -245,10 +245,11 @@ def is_free(tx: Tx, key: str) -> bool:
     return tx.one("SELECT 1 FROM cluster WHERE key = ?", (key,)) is None
 
 
-def long_living(tx: Tx, name: str, kind: str) -> Cluster | None:
-    """The cluster of this name that lives and is to live on."""
-    row = tx.one(f"SELECT {CLUSTER_COLUMNS} FROM cluster WHERE name = ? AND origin = ? AND kind = ? AND goal = 'run' "
-                 "AND state IN ('pending', 'launching', 'running', 'degraded') ORDER BY id DESC LIMIT 1", (name, ORIGIN, kind))
+def long_living(tx: Tx, name: str, kind: str, tenant: str) -> Cluster | None:
+    """The tenant's cluster of this name that lives and is to live on."""
+    sql = (f"SELECT {CLUSTER_COLUMNS} FROM cluster WHERE name = ? AND org = ? AND origin = ? AND kind = ? AND goal = 'run' "
+           "AND state IN ('pending', 'launching', 'running', 'degraded') ORDER BY id DESC LIMIT 1")
+    row = tx.one(sql, (name, tenant, ORIGIN, kind))
     return Cluster(*row) if row else None
 
 

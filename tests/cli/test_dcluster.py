@@ -97,8 +97,9 @@ def test_launch_asks_what_was_said_and_nothing_else(server: Server, run: Any) ->
     server.answers["GET", "/cluster/status/cluster/13"] = [(200, "PENDING"), (200, "LAUNCHING"), (200, "RUNNING")]
     assert run("flink", "launch", "--wait").out == "13 RUNNING\n"
     server.answers["GET", "/cluster/status/cluster/13"] = "FAILED"
+    server.answers["GET", "/api/v2/clusters/13"] = {"id": 13, "reason": "it asks for 7 cores"}
     failed = run("flink", "launch", "--wait")
-    assert failed.status == 1 and "cluster 13 is FAILED" in failed.err
+    assert failed.status == 1 and "cluster 13 is FAILED: it asks for 7 cores" in failed.err
 
 
 def test_status_and_terminate(server: Server, run: Any) -> None:

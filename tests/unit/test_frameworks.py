@@ -95,10 +95,26 @@ def test_all_wrong_fields_are_named_at_once() -> None:
 def test_the_seeds_job_is_understood() -> None:
     ask = frameworks.job_ask(SEED_JOB, MODULE, Sizes())
     assert ask.arguments == ("config.json", "{as it is}")
-    assert (ask.driver_memory_mb, ask.cores_max, ask.settings) == (4096, 6, {"spark.executor.instances": "2"})
+    assert (ask.driver_memory_mb, ask.cores_max, ask.settings) == (4096, 0, {"spark.executor.instances": "2"})
     assert (ask.ask.workers, ask.ask.worker_memory_mb, ask.ask.master_memory_mb) == (3, 8192, 4096)
     assert ask.ask.options == {"external_namespace": False, "image": "dv-spark:2.2.0", "worker_daemon_memory_mb": 2048}
-    assert ask.executor_memory_mb < 8192
+    assert ask.executor_memory_mb == 0
+
+
+def test_a_job_has_all_of_its_own_cluster_and_of_another_what_it_asks_for() -> None:
+    plain = {"client": "c", "module": MODULE.name}
+    sizes = [(ask.executor_memory_mb, ask.cores_max) for ask in (
+        frameworks.job_ask({**plain, **more}, MODULE, Sizes()) for more in (
+            {}, {"numWorkers": 3, "workerMemGb": 2}, {"clusterName": "x"}, {"useLongLivingCluster": True},
+            {"clusterName": "x", "workerMemGb": 0.5}, {"clusterName": "x", "numWorkers": 2, "workerCpu": 2}))]
+    assert sizes == [(0, 0), (0, 0), (0, 0), (0, 0), (512, 0), (0, 4)]
+
+
+def test_long_living_clusters_of_tenants_that_look_alike_are_told_apart() -> None:
+    alike = ("My Team", "my-team", "my.team", "x" * 70 + "1", "x" * 70 + "2")
+    names = [frameworks.long_living_name("spark", "dev", tenant) for tenant in alike]
+    assert len(set(names)) == len(alike) and names[1] == "spark-dev-my-team-long-living"
+    assert all(len(name) <= 63 and frameworks.label(name) == name for name in names)
 
 
 @pytest.mark.parametrize(("field", "value", "words"), [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -121,7 +122,9 @@ class Handlers:
         return Nothing
 
     def clean_up(self) -> type[Nothing]:
-        cloud_nodes.clean_up(_caller())
+        done = cloud_nodes.clean_up(_caller())
+        if not done.destroyed and not done.kept:
+            cloud_nodes.need_cloud()
         return Nothing
 
     def _fields(self) -> dict[str, Any]:
@@ -162,7 +165,9 @@ def _refuse_by_the_way() -> None:
     ahead = f"{headers.get('Sec-Purpose', '')} {headers.get('Purpose', '')} {headers.get('X-Moz', '')}".lower()
     if "prefetch" in ahead or "prerender" in ahead:
         raise Forbidden("this changes something: it is not done by fetching ahead")
-    if headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
+    origin = headers.get("Origin", "")
+    foreign = origin and urlsplit(origin).netloc.lower() != headers.get("Host", "").lower()
+    if foreign or headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
         raise Forbidden("this changes something: pages of other sites may not ask for it")
 
 

@@ -171,6 +171,12 @@ def _image(cloud: Cloud) -> str:
 # what nobody uses
 
 
+def need_cloud() -> None:
+    """Raise Unavailable, saying what is missing, where no cloud could have nodes of ours."""
+    if not ec2_clouds():
+        cloud_of("")
+
+
 def clean_up(caller: Caller) -> Cleaned:
     """Destroy launched nodes that no cluster and no job has used for the idle limit, Kubernetes nodes only after they were
     drained and taken out of their cluster. A node whose use cannot be known, or that cannot be drained, is kept and told of."""

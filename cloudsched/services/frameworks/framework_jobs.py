@@ -138,7 +138,7 @@ def _long_living(tx: Tx, ask: ClusterAsk, *, actor: str) -> Place:
     given = clusters.section()
     store.serialize(tx)
     name = domain.long_living_name(ask.kind, given.env, ask.tenant)
-    found = store.long_living(tx, name, ask.kind)
+    found = store.long_living(tx, name, ask.kind, ask.tenant)
     if found is None:
         found = clusters.insert(tx, ask, {}, actor=actor, name=name, idle_limit_s=given.long_living_idle_limit_s or None)
     return Place(found.id, found.key)

@@ -72,7 +72,8 @@ class Catalogue:
         values = {key: _text(fields, key) for key in modules.PLACEHOLDERS}
         return ModuleSpec(name=found.name, kind=found.kind, entry=str(entry), main_class=found.main_class,
                           arguments=modules.arguments(found.arguments, values), settings=dict(found.settings),
-                          time_limit_s=found.time_limit_s, alert_after_s=found.alert_after_s)
+                          time_limit_s=found.time_limit_s, alert_after_s=found.alert_after_s,
+                          max_retries=found.max_retries, backoff_s=found.backoff_s)
 
     def _says(self, name: str) -> bool:
         """Does the catalogue have a module of this name? One that cannot be read has none: samples run all the same."""
