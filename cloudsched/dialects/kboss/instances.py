@@ -120,7 +120,7 @@ def nodes(call: Call) -> Answer:
 
 def _facts(call: Call, what: str) -> list[dict[str, Any]]:
     centre, cluster = call.required("cpcid", "missing_centre_id").strip(), call.required("clusterid").strip()
-    return dashboards.of_cluster(cluster, what, call.settings, centre_key=centre)
+    return dashboards.of_cluster(cluster, what, call.settings, centre_key=centre, scope=call.scope)
 
 
 def _paged(call: Call, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -285,6 +285,7 @@ def _budget(one: Spending) -> dict[str, Any]:
 
 
 register_texts({
+    "twice": ("参数重复: {field}", "a parameter was given twice: {field}"),
     "parts_listed": ("获取算力部件成功", "parts listed"),
     "part_added": ("新增算力部件成功", "part added"),
     "part_exists": ("该部件已存在,请前往编辑!", "this part exists already: edit it"),

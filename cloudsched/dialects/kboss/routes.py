@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
+from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Request
 
@@ -24,6 +25,8 @@ Environ = dict[str, Any]
 JSON = ("Content-Type", "application/json; charset=utf-8")
 _SAFETY = [("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store")]
 _PARTS_MOST = 1000
+# Parameters whose type in the contract is an array: given several times, each gives members.
+LISTS = frozenset({"resources"})
 
 
 def table() -> dict[str, Route]:
@@ -76,13 +79,13 @@ def params(environ: Environ, limit: int) -> Mapping[str, Any]:
     """Everything that the request says by name: query, form and JSON body; the later of these first. Raises Refusal (400)."""
     request = Request(environ)
     request.max_content_length, request.max_form_memory_size, request.max_form_parts = limit, limit, _PARTS_MOST
-    found: dict[str, Any] = dict(request.args.items())
+    found = _once(request.args)
     length = request.content_length
     if length is not None and length > limit:
         raise Refusal("too_large", http=413, most=limit)
     if request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
         try:
-            return {**found, **dict(request.form.items())}
+            return {**found, **_once(request.form)}
         except HTTPException as error:
             raise _unreadable(error, limit) from None
     try:
@@ -90,6 +93,22 @@ def params(environ: Environ, limit: int) -> Mapping[str, Any]:
     except HTTPException as error:
         raise _unreadable(error, limit) from None
     return {**found, **_json(raw)} if raw.strip() else found
+
+
+def _once(given: MultiDict[str, str]) -> dict[str, Any]:
+    """Each name once; a list that is given by its members (contract: `resources` is an array) is put together as JSON."""
+    found: dict[str, Any] = {}
+    for name in given:
+        values = given.getlist(name)
+        if len(values) == 1:
+            found[name] = values[0]
+        elif name in LISTS:
+            found[name] = f"[{','.join(one.strip().removeprefix('[').removesuffix(']') for one in values)}]"
+        elif len(set(values)) > 1:
+            raise Refusal("twice", http=400, field=name[:100])
+        else:
+            found[name] = values[0]
+    return found
 
 
 def _json(raw: bytes) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cloudsched.drivers.ssh.targets import Target, number, split_host, target_from
+from cloudsched.drivers.ssh.targets import Target, is_key_text, number, split_host, target_from
 from cloudsched.errors import Invalid
 
 _SECRET = ("password", "key", "key_passphrase")
@@ -58,6 +58,8 @@ def access_from(given: Mapping[str, Any]) -> Access:
         raise Invalid.at("host", "is missing", "the name or address of the host")
     user, host, port = split_host(text["host"])
     secret = {name: str(given.get(name) or "") for name in _SECRET}
+    if secret["key"] and not is_key_text(secret["key"]):  # a path would be one of this server's own files
+        raise Invalid.at("key", "is not the text of a private key", "PEM or OpenSSH text")
     access = Access(host, port or number(given, "port", 22, low=1, high=65535), text["user"] or user or "root",
                     host_key=text["host_key"], **secret)
     if not (access.password or access.key):

@@ -12,6 +12,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING, Any
 
 from cloudsched import clock
+from cloudsched.domain.instances import names_of
 from cloudsched.drivers.base import DriverError
 from cloudsched.errors import CloudschedError, Invalid, NotFound
 from cloudsched.services.centre import instance_objects, instance_places
@@ -99,12 +100,24 @@ def of_batch_nodes(rows: Iterable[Mapping[str, Any]], free: Mapping[str, Mapping
     return found
 
 
-def of_cluster(key: str, what: str, settings: Settings, *, centre_key: str = "") -> list[Facts]:
+def of_cluster(key: str, what: str, settings: Settings, *, centre_key: str = "", scope: str | None = None) -> list[Facts]:
     """Facts of the pods or nodes of a cluster now, from its centre. Raises NotFound, Conflict for a cluster that is not ready,
-    and what the centre says."""
+    and what the centre says.
+
+    `scope`: another organisation than the centre's own sees the pods of its instances alone, and no nodes.
+    """
     place = instance_places.of_cluster(key, settings, kind="")
-    if centre_key not in ("", place.centre.key):
+    foreign = scope is not None and place.centre.org != scope
+    if centre_key not in ("", place.centre.key) or (foreign and what == NODES):
         raise refused(NotFound, "no_cluster", f"there is no cluster {key}", id=key)
+    found = _of_place(place, what)
+    if not foreign:
+        return found
+    own = names_of("", cluster=key, org=scope or "", engine="").namespace
+    return [pod for pod in found if pod["namespace"] == own]
+
+
+def _of_place(place: instance_places.Place, what: str) -> list[Facts]:
     if place.cluster.kind == instance_places.KUBERNETES:
         return _checked(place.executor.call(USAGE, {**place.params, "what": what}), what)
     if what == PODS:

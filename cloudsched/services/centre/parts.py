@@ -83,13 +83,13 @@ def add(centre: str, *, kind: str, model: str, unit_price: Any, resource_unit: s
         dry_run: bool = False) -> Part:
     """A new part, with stock that came with no host in a cluster's book; `add_stock`: of one that exists only the stock is added.
 
-    `stock` is in `resource_unit` (of an existing part: in its own), and may be negative with `add_stock`. Raises Invalid naming
-    the field, PartExists, StockInUse.
+    `stock` is in `resource_unit` (when that is not given, in the unit of an existing part), and may be negative with
+    `add_stock`. Raises Invalid naming the field, PartExists, StockInUse.
     """
     values = _checked(kind=kind, model=model, unit_price=unit_price, resource_unit=resource_unit, charge_unit=charge_unit,
                       account_unit=account_unit)
-    return attempt(lambda tx: _add(tx, centre, values, stock=stock, cluster_key=cluster_key, add_stock=add_stock, actor=actor),
-                   dry_run=dry_run)
+    return attempt(lambda tx: _add(tx, centre, values, stock=stock, unit=resource_unit, cluster_key=cluster_key,
+                                   add_stock=add_stock, actor=actor), dry_run=dry_run)
 
 
 def set_price(centre: str, *, key: str = "", kind: str = "", model: str = "", unit_price: Any, actor: str,
@@ -245,14 +245,15 @@ def _checked(*, kind: str, model: str, unit_price: Any, resource_unit: str, char
             "charge_unit": charge_unit, "account_unit": account_unit}
 
 
-def _add(tx: Tx, centre: str, values: Mapping[str, str], *, stock: Any, cluster_key: str, add_stock: bool, actor: str) -> Part:
+def _add(tx: Tx, centre: str, values: Mapping[str, str], *, stock: Any, unit: str, cluster_key: str, add_stock: bool,
+         actor: str) -> Part:
     store.lock(tx)
     at, kind = clock.now(), values["type"]
     number = _insert(tx, centre, values, at=at)
     if number is None and not add_stock:
         raise refused(PartExists, "part_exists", f"the centre has {kind} {values['model']} already")
     part = find(centre, kind=kind, model=values["model"])
-    amount = to_base(kind, stock, part.resource_unit, field="stock", signed=add_stock)
+    amount = to_base(kind, stock, unit or part.resource_unit, field="stock", signed=add_stock)
     store.open_books(tx, [(part.id, cluster_key)])
     if amount and not store.add_stock(tx, part.id, cluster_key, amount, by_hand=True):
         total, by_hand, consumed = store.book(tx, part.id, cluster_key)
