@@ -153,6 +153,17 @@ class RestController:
         return answer
 
     def _call(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
+        try:
+            return self._called(method, path, body)
+        except (ConnectionResetError, http.client.RemoteDisconnected) as error:
+            if method != "GET":
+                raise _away(error) from error
+        try:  # slurmrestd hangs up now and then when many ask at once: what only reads is asked again
+            return self._called(method, path, body)
+        except (ConnectionResetError, http.client.RemoteDisconnected) as error:
+            raise _away(error) from error
+
+    def _called(self, method: str, path: str, body: Any) -> tuple[int, dict[str, Any]]:
         headers = {"Accept": "application/json"}
         if self._options.rest_token:
             headers["X-SLURM-USER-TOKEN"] = self._options.rest_token
@@ -168,11 +179,17 @@ class RestController:
             connection.request(method, prefix + path, body=data, headers=headers)
             answer = connection.getresponse()
             return answer.status, _json(answer.read(ANSWER_BYTES))
+        except (ConnectionResetError, http.client.RemoteDisconnected):
+            raise
         except (OSError, http.client.HTTPException) as error:
-            why = getattr(error, "strerror", None) or type(error).__name__
-            raise DriverError(f"slurmrestd cannot be reached: {why}", code=base.ENDPOINT, transient=True) from error
+            raise _away(error) from error
         finally:
             connection.close()
+
+
+def _away(error: Exception) -> DriverError:
+    why = getattr(error, "strerror", None) or type(error).__name__
+    return DriverError(f"slurmrestd cannot be reached: {why}", code=base.ENDPOINT, transient=True)
 
 
 def user_in(token: str) -> str:
