@@ -10,12 +10,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from cloudsched.cli.centre_api import CentreApi, NoAnswer, NotAllowed, Said, locate
 from cloudsched.cli.centre_table import COMMANDS, Command, Take
-from cloudsched.cli.commands import EXIT_AWAY, EXIT_FAILED, EXIT_NOT_ALLOWED, EXIT_OK, EXIT_USAGE, add_action, add_actions
+from cloudsched.cli.commands import EXIT_AWAY, EXIT_FAILED, EXIT_NOT_ALLOWED, EXIT_OK, EXIT_USAGE, Parser, add_action
 from cloudsched.cli.problems import fail
 from cloudsched.cli.screen import Screen
 from cloudsched.cli.session import confirm
@@ -28,6 +29,8 @@ OPERATION = "/dev/cpcc/cpccluster/get_operation.dspy"
 LIST = "/dev/cpcc/cpclist/get_cpclist.dspy"
 _ENDED = ("succeeded", "failed", "cancelled")
 _DURATION = re.compile(r"(\d+)\s*(h|d|w|mo|小时|天|周|月)\Z")
+_ID = re.compile(r"-[A-Za-z0-9_-]{20}\Z")
+_SECRETS = ("api_pwd", "adminpwd", "source_authpasswd")  # sealed, and long: --json has them
 _DURATIONS = {"h": "小时", "d": "天", "w": "周", "mo": "月"}
 _GROUPS = {"hosts": "machines that clusters are made of", "clusters": "clusters installed on them",
            "labels": "labels of nodes and instances", "instances": "slices of a cluster that are sold",
@@ -35,9 +38,18 @@ _GROUPS = {"hosts": "machines that clusters are made of", "clusters": "clusters 
            "budget": "what organisations may spend"}
 
 
+class IdParser(Parser):
+    """Takes an id for a value also where it begins with `-`, as ids of other systems may."""
+
+    def _parse_optional(self, arg_string: str) -> Any:
+        if _ID.match(arg_string) and arg_string not in self._option_string_actions:
+            return None
+        return super()._parse_optional(arg_string)
+
+
 def configure(parser: argparse.ArgumentParser, _: str) -> None:
     parser.epilog = "the address is that of the kboss API: --server, CLOUDSCHED_KBOSS_URL, STATE/server.json, 127.0.0.1:8088"
-    actions = add_actions(parser)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True, parser_class=IdParser)
     groups: dict[str, Any] = {}
     for command in COMMANDS:
         group, _space, word = command.words.rpartition(" ")
@@ -56,7 +68,7 @@ def _add(actions: Any, word: str, command: Command) -> None:
     if command.changes:
         parser.add_argument("--dry-run", action="store_true", help="say what would happen; nothing is changed")
     if command.ask:
-        parser.add_argument("--yes", "-y", action="store_true", help="do not ask")
+        parser.add_argument("--yes", "-y", action="store_true", help="do not ask (without a terminal nothing is asked)")
     if command.long:
         parser.add_argument("--no-wait", action="store_true", help="do not follow it to its end")
 
@@ -150,7 +162,12 @@ def _facts(screen: Screen, data: Any) -> None:
         if details:
             _table(screen, (("PART", "resource_name"), ("AMOUNT", "amount"), ("UNIT", "resource_unit"), ("PRICE", "unit_price"),
                             ("COST", "subtotal"), ("ERROR", "error")), details)
-        screen.fields([(name, value) for name, value in data.items() if name != "price_details"])
+        steps = data.get("steps") or []
+        done = steps if all(isinstance(step, Mapping) and "state" in step for step in steps) else []
+        apart = ("price_details", *_SECRETS, *(("steps",) if done else ()))
+        screen.fields([(name, _plain(value)) for name, value in data.items() if name not in apart])
+        for step in done:
+            screen.line(_step_line(step))
     elif isinstance(data, list):
         for one in data:
             screen.line(str(one))
@@ -168,7 +185,8 @@ def _show(key: str, api: CentreApi, screen: Screen) -> int:
     if screen.as_json:
         screen.json(found)
     else:
-        screen.fields([(name, ", ".join(value) if isinstance(value, list) else value) for name, value in found.items()])
+        screen.fields([(name, ", ".join(value) if isinstance(value, list) else value) for name, value in found.items()
+                       if name not in _SECRETS])
     return EXIT_OK
 
 
@@ -183,7 +201,7 @@ def _follow(api: CentreApi, screen: Screen, data: Mapping[str, Any]) -> int:
         done = [step for step in steps if step["state"] != "waiting"]
         for step in done[told:]:
             if not screen.as_json:
-                screen.line(f"{step['name']}: {step['detail'] or step['state']}")
+                screen.line(_step_line(step))
         told = len(done)
         if said.data["state"] in _ENDED:
             break
@@ -195,6 +213,10 @@ def _follow(api: CentreApi, screen: Screen, data: Mapping[str, Any]) -> int:
     if not screen.as_json:
         screen.fields([(name, value) for name, value in data.items() if name not in ("operation", "ready")])
     return EXIT_OK
+
+
+def _step_line(step: Mapping[str, Any]) -> str:
+    return f"{step['name']}: {step.get('detail') or step['state']}"
 
 
 # what was typed
@@ -239,10 +261,22 @@ def _duration(text: str) -> tuple[str, str]:
     return found[1], _DURATIONS.get(found[2], found[2])
 
 
+def _one_of(**words: str) -> Callable[[str], str]:
+    """Reads a word, or the API's own number for it."""
+    def read(text: str) -> str:
+        given = text.strip().lower()
+        if given not in words and given not in words.values():
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed (allowed: {', '.join([*words, *words.values()])})")
+        return words.get(given, given)
+
+    return read
+
+
 # How values of a kind are read.
 _KINDS: dict[str, dict[str, Any]] = {
     "fields": {"nargs": "*", "type": pair}, "parts": {"nargs": "+", "type": _part}, "days": {"type": _duration},
-    "whole": {"type": whole}}
+    "whole": {"type": whole}, "device": {"type": _one_of(virtual="0", physical="1")},
+    "occupied": {"type": _one_of(no="0", yes="1")}}
 
 
 def _cell(value: Any) -> str:
@@ -250,4 +284,9 @@ def _cell(value: Any) -> str:
         return " ".join(f"{name}={one}" for name, one in value.items())
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "" if value is None else str(value)
+    return "" if value is None else str(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """Numbers without exponents: 0.0000001, not 1e-07."""
+    return format(Decimal(repr(value)), "f") if isinstance(value, float) else value

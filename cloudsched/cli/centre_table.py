@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 class Take(NamedTuple):
     """Something on the command line: `flag` as --NAME or a NAME by position, and the API's parameter it becomes.
 
-    `kind`: text, flag, whole, file (the option's value is a file that holds it; `-`: standard input), days, fields (NAME=VALUE).
+    `kind`: text, flag, whole, file (the option's value is a file that holds it; `-`: standard input), days, fields (NAME=VALUE),
+    device, occupied (words for the API's numbers).
     """
 
     flag: str
@@ -49,7 +50,8 @@ _CENTRE_FACTS = (
 _HOST_FACTS = (
     Take("--port", "sshport", "port of SSH (22)", "whole"), Take("--user", "adminuser", "account"),
     Take("--password-file", "adminpwd", "file that holds its password, or a private key in PEM", "file"),
-    Take("--type", "devicetype", "0: virtual, 1: physical"), Take("--occupied", "node_status", "0: idle, 1: occupied"),
+    Take("--type", "devicetype", "virtual or physical (0 or 1)", "device"),
+    Take("--occupied", "node_status", "yes or no (1 or 0)", "occupied"),
     Take("--external-ip", "external_ip", "address from outside"), Take("--cpu-model", "cpu_model", "model of its CPUs"),
     Take("--cores", "cpu_stock", "cores", "whole"),
     Take("--memory-model", "memory_model", "model of its memory"),

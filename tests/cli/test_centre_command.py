@@ -103,6 +103,9 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Any:
         def result(self, operation: int) -> dict[str, str]:
             return {"join_command": "slurm join 10.0.0.1:6817 --token x"}
 
+        def call(self, verb: str, params: dict[str, Any]) -> None:
+            assert verb == "forget"
+
         def delete_node(self, *_: Any, **__: Any) -> dict[str, str]:
             return {}
 
@@ -193,6 +196,35 @@ def test_parts_quotes_and_budgets(cli: World) -> None:
     assert cli("rebuild", centre_id).out.count("\n") == 1
     label = cli.id("labels", "add", "GPU", "gpu", "yes", "--type", "1")
     assert cli("labels", "list").rows[1][0] == label and cli("labels", "remove", label).status == 0
+
+
+def test_ids_may_begin_like_an_option(cli: World) -> None:
+    key = "-" + "fBL_-x" * 3 + "yz"
+    assert len(key) == 21
+    for words in (("hosts", "list", key, "--rows", "2"), ("hosts", "list", "--rows", "2", key), ("show", key), ("set", key),
+                  ("remove", key, "-y"), ("parts", "gpus", "--centre", key), ("parts", "gpus", f"--centre={key}"),
+                  ("set", "-" + key[:-1], "--name", "x")):
+        said = cli(*words)
+        assert said.status == 1 and "there is no compute centre -" in said.err
+    assert cli("list", "-x").status == 2
+
+
+def test_what_is_shown_is_for_people(cli: World, executor: Any) -> None:
+    centre_id = cli.id("add", "east", "--api-password-file", cli.file("secret"))
+    said = cli("hosts", "add", centre_id, "a", "10.0.0.1", "--user", "root", "--password-file", cli.file("Pa55-w0rd"),
+               "--type", "physical", "--occupied", "no")
+    assert said.status == 0 and "sealed" not in said.out and "sealed" not in cli("show", centre_id).out
+    row = cli("hosts", "list", centre_id, "--json").json["rows"][0]
+    assert (row["devicetype"], row["node_status"]) == ("1", "0") and row["adminpwd"].startswith("sealed:")
+    assert cli("hosts", "set", row["id"], "--occupied", "yes").status == 0
+    assert cli("hosts", "set", row["id"], "--occupied", "0", "--type", "0").status == 0
+    bad = cli("hosts", "set", row["id"], "--type", "cloud")
+    assert bad.status == 2 and "allowed: virtual, physical, 0, 1" in bad.err
+    begun = cli("clusters", "new", centre_id, row["id"], "c1", "--kind", "slurm", "--no-wait", "--json").json["operation"]
+    lines = cli("operation", str(begun)).out.splitlines()
+    assert "ask the centre: waiting" in lines and not any("[{" in line for line in lines)
+    assert cli("budget", "set", "acme", "0.0000001").status == 0
+    assert cli("budget", "list").rows[1][2] == "0.0000001" and "e-07" not in cli("budget", "set", "acme", "0.0000001").out
 
 
 def test_what_is_said_when_it_does_not_work(cli: World, free_port: int) -> None:

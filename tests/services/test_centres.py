@@ -11,15 +11,17 @@ import pytest
 from cloudsched import clock
 from cloudsched import settings as settings_module
 from cloudsched.clock import ManualClock
+from cloudsched.drivers.base import Check
 from cloudsched.engine.centres import CentreLoop
 from cloudsched.engine.places import Places
-from cloudsched.errors import Conflict, Invalid, NotFound
+from cloudsched.errors import Conflict, Forbidden, Invalid, NotFound
 from cloudsched.services import clusters as core
-from cloudsched.services import lifecycle, pool_clouds
+from cloudsched.services import lifecycle, pool_clouds, pool_ops
 from cloudsched.services.caller import LOCAL_ADMIN
 from cloudsched.services.centre import (
     centre_audit,
     centre_clusters,
+    centre_growth,
     centre_hosts,
     centre_labels,
     centre_upkeep,
@@ -233,3 +235,89 @@ def test_names_for_machines(name: str, slug: str) -> None:
 def test_ids_are_21_characters_of_the_alphabet() -> None:
     keys = {centres.new_key() for _ in range(100)}
     assert len(keys) == 100 and all(len(key) == 21 and set(key) <= set(centres.ALPHABET) for key in keys)
+    assert all(key[0].isalnum() for key in {centres.new_key() for _ in range(2000)})
+
+
+# secrets go nowhere they were not given for
+
+
+@pytest.mark.parametrize("given", [None, "", "  ", "token"])
+@pytest.mark.parametrize("changes", [{"pcapi_url": "https://centre.example.com"}, {"api_user": "b"}])
+def test_another_address_of_a_centre_needs_its_password_anew(centre: Centre, settings: Settings, changes: dict[str, str],
+                                                             given: str | None) -> None:
+    centre = centres.change(centre, {"pcapi_url": "https://a.example.com", "api_user": "a", "api_pwd": "one"}, actor="ada",
+                            settings=settings)
+    password = {} if given is None else {"api_pwd": centre.api_pwd if given == "token" else given}
+    with pytest.raises(Invalid, match="api_pwd: must be given anew"):
+        centres.change(centre, {**changes, **password}, actor="ada", settings=settings)
+    assert centres.find(centre.key) == centre
+    changed = centres.change(centre, {**changes, "api_pwd": "two"}, actor="ada", settings=settings)
+    assert centres.opened(changed.api_pwd, settings) == "two"
+
+
+def test_what_is_blank_keeps_the_password(centre: Centre, settings: Settings) -> None:
+    changed = centres.change(centre, {"api_pwd": "", "name": "x"}, actor="ada", settings=settings)
+    assert changed.name == "x" and changed.api_pwd == centre.api_pwd
+    same = centres.change(changed, {"pcapi_url": "LOCAL"}, actor="ada", settings=settings)  # nothing is sent there
+    assert same.api_pwd == centre.api_pwd
+    first = host(centre, settings)
+    assert centre_hosts.change(first, {"adminpwd": ""}, actor="ada", settings=settings).adminpwd == first.adminpwd
+
+
+def test_only_an_admin_leads_a_centre_with_hosts_elsewhere(centre: Centre, settings: Settings) -> None:
+    there = {"pcapi_url": "https://centre.example.com", "api_pwd": "new"}
+    centres.change(centre, there, actor="op", settings=settings, admin=False, dry_run=True)
+    host(centre, settings)
+    for changes in (there, {"api_user": "b"}):
+        with pytest.raises(Forbidden, match="role admin"):
+            centres.change(centre, changes, actor="op", settings=settings, admin=False)
+    centres.change(centre, {"contactname": "x", "api_pwd": "other"}, actor="op", settings=settings, admin=False)
+    assert centres.change(centre, there, actor="ada", settings=settings).pcapi_url == there["pcapi_url"]
+
+
+@pytest.mark.parametrize("changes", [{"ip": "10.0.0.9"}, {"sshport": "2222"}, {"adminuser": "eve"}])
+def test_another_address_of_a_host_needs_its_password_anew(centre: Centre, settings: Settings, changes: dict[str, str]) -> None:
+    first = host(centre, settings)
+    for password in ({}, {"adminpwd": ""}, {"adminpwd": first.adminpwd}):
+        with pytest.raises(Invalid, match="adminpwd: must be given anew"):
+            centre_hosts.change(first, {**changes, **password}, actor="ada", settings=settings)
+    changed = centre_hosts.change(first, {**changes, "adminpwd": "new"}, actor="ada", settings=settings)
+    assert centres.opened(changed.adminpwd, settings) == "new"
+
+
+def test_a_host_in_a_cluster_keeps_its_address_and_role(centre: Centre, settings: Settings) -> None:
+    busy = cluster_of(centre, host(centre, settings), settings).host
+    for name, value in (("ip", "10.0.0.9"), ("sshport", "2222"), ("role", "worker")):
+        with pytest.raises(Conflict, match=f"^{name}: host a is in a cluster"):
+            centre_hosts.change(busy, {name: value, "adminpwd": "new"}, actor="ada", settings=settings)
+    same = {"ip": busy.ip, "role": busy.role, "name": "b"}
+    assert centre_hosts.change(busy, same, actor="ada", settings=settings).name == "b"
+
+
+def test_options_of_a_host_are_those_of_installations(centre: Centre, settings: Settings) -> None:
+    with pytest.raises(Invalid, match=r"options\.prefx: is no option"):
+        host(centre, settings, options='{"prefx": "/srv"}')
+    first = host(centre, settings, options='{"prefix": "/srv/a", "host_key": "ssh-ed25519 AAAA"}')
+    with pytest.raises(Invalid, match=r"options\.cpus"):
+        centre_hosts.change(first, {"options": {"cpus": 1}}, actor="ada", settings=settings)
+    assert centre_hosts.change(first, {"name": "b"}, actor="ada", settings=settings).options == first.options
+
+
+@pytest.mark.parametrize(("works", "switched", "enabled"), [
+    (True, (), True), (False, (), False), (True, ("disable",), False), (True, ("enable", "disable"), False)])
+def test_a_cloud_that_had_no_node_is_enabled_when_one_has_joined(
+        centre: Centre, settings: Settings, monkeypatch: pytest.MonkeyPatch, works: bool, switched: tuple[str, ...],
+        enabled: bool) -> None:
+    begun = cluster_of(centre, host(centre, settings), settings)
+    made = pool_clouds.add_cloud({"name": "c", "kind": "Slurm", "slots": 1, "enabled": False}, settings=settings, verify=False)
+    write(lambda tx: clusters.update(tx, begun.cluster.id, made_cloud_id=made.cloud.id))  # type: ignore[union-attr]
+    for word in switched:
+        pool_ops.switch_cloud("c", enabled=word == "enable", actor="ada")
+    monkeypatch.setattr(pool_clouds, "verify_cloud", lambda *_, **__: [Check("partition", works, "no node")])
+    cluster = clusters.get(begun.cluster.id)
+    assert cluster is not None
+    centre_growth.resize(cluster, settings, actor="x")
+    said = centre_growth.enable_cloud(cluster, settings, actor="x")
+    assert bool(clouds.by_name("c").enabled) is enabled  # type: ignore[union-attr]
+    assert ("partition: no node" in said) is (not works) and bool(said) is not bool(switched)
+    assert centre_growth.enable_cloud(cluster, settings, actor="x") == ("" if works else said)

@@ -18,7 +18,7 @@ from cloudsched.drivers.installing import slurm
 from cloudsched.drivers.installing.hosts import Progress, Script
 from cloudsched.errors import Conflict, Invalid, NotFound
 from cloudsched.services import operations
-from cloudsched.services.centre import executor, executor_rows
+from cloudsched.services.centre import centre_calls, executor, executor_rows
 from cloudsched.services.centre import executor_ops as ops
 from cloudsched.services.centre.executor import Access, Where
 from cloudsched.store import db, events, migrations
@@ -255,6 +255,17 @@ def test_a_dry_run_shows_all_commands_and_does_nothing(hosts: Hosts, kind: str) 
     assert "kubeadm join --config" in json.dumps(worker)
     assert "abcdef.0123" not in json.dumps(worker) and PASSWORD not in json.dumps(worker)
     assert operations.page() == [] and hosts.ran == []
+
+
+def test_what_was_given_is_forgotten_where_it_is_kept_elsewhere(hosts: Hosts, stepped: ManualClock) -> None:
+    number: int = executor.new_cluster(ACCESS, kind="slurm", actor="ada", org="acme")
+    assert operations.one(number)["request"]["org"] == "acme"
+    with pytest.raises(Conflict):
+        centre_calls.forget(number)
+    go(stepped, number)
+    assert "join_command" in executor.result(number)
+    centre_calls.Local(ops.settings_now()).call(centre_calls.FORGET, {"id": number})
+    assert "join_command" not in executor.result(number) and executor.wait(number, 0)[:2] == (True, True)
 
 
 def test_results_of_what_is_no_installation(stepped: ManualClock) -> None:

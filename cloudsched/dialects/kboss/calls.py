@@ -10,8 +10,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cached_property, wraps
+from typing import Any
 
 from cloudsched.dialects.kboss.texts import ZH, register_texts, say
 from cloudsched.errors import CloudschedError
@@ -29,6 +29,7 @@ _ALIASES = {"psssword": "password", "password": "psssword", "darin": "drain", "d
 _TRUE, _FALSE = frozenset({"true", "1", "yes", "y", "on", "是"}), frozenset({"false", "0", "no", "n", "off", "否"})
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")
 _UNSTORABLE = re.compile("[\\0\\ud800-\\udfff]")
+_SAY_SO = frozenset({"instance_planned"})  # texts that tell of a dry run themselves
 
 
 class Refusal(CloudschedError):
@@ -109,6 +110,7 @@ class Call:
                  half: str = KBOSS, address: str = "") -> None:
         self.params = params
         self.caller, self.settings, self.language, self.half, self.address = caller, settings, language, half, address
+        self.changes = True
 
     # parameters
 
@@ -234,20 +236,41 @@ class Call:
 Handler = Callable[[Call], Answer]
 
 
-class Route(NamedTuple):
-    """One path; `role`: what its caller must at least be (viewer, submitter, operator, admin)."""
+@dataclass(frozen=True)
+class Route:
+    """One path; `role`: what its caller must at least be (viewer, submitter, operator, admin). `changes`: is something done?
+    What a viewer may call never does anything."""
 
     path: str
     handler: Handler
     half: str = KBOSS
     role: str = "operator"
     methods: tuple[str, ...] = ("GET", "POST")
+    changes: bool = True
+
+    def __post_init__(self) -> None:
+        if self.role == "viewer" or not self.changes:
+            object.__setattr__(self, "handler", _looking(self.handler))
+
+
+def _looking(handler: Handler) -> Handler:
+    """A handler that changes nothing, dry run or not; its answers do not speak of one."""
+
+    @wraps(handler)
+    def look(call: Call) -> Answer:
+        call.changes = False
+        return handler(call)
+
+    return look
 
 
 def ok(call: Call, key: str, data: Any = ABSENT, *, more: Mapping[str, Any] | None = None, **texts: Any) -> Answer:
     """It is done (or with `dry_run` would be, which the answer then says). Without `data` it is an empty object."""
     beside = {"dry_run": True} if call.dry_run else {}
-    return Answer(True, call.say(key, **texts), {} if data is ABSENT else data, call.half, more={**(more or {}), **beside})
+    text = call.say(key, **texts)
+    if call.dry_run and call.changes and key not in _SAY_SO:
+        text = call.say("tried", text=text)
+    return Answer(True, text, {} if data is ABSENT else data, call.half, more={**(more or {}), **beside})
 
 
 def no(call: Call, key: str, data: Any = ABSENT, *, more: Mapping[str, Any] | None = None, **texts: Any) -> Answer:

@@ -30,7 +30,8 @@ def add(call: Call) -> Answer:
 def change(call: Call) -> Answer:
     """Other facts of a centre."""
     centre = _centre(call)
-    changed = centres.change(centre, _given(call), actor=call.actor, settings=call.settings, dry_run=call.dry_run)
+    changed = centres.change(centre, _given(call), actor=call.actor, settings=call.settings, admin=call.caller.may("admin"),
+                             dry_run=call.dry_run)
     return ok(call, "centre_changed", {key: value for key, value in _row(call, changed).items() if key != "orgid"})
 
 
@@ -79,6 +80,10 @@ register_texts({
                 "parameter {field}: {value} (allowed: nothing, local, http://HOST:PORT, https://HOST:PORT)"),
     "bad_token": ("参数 {field} 错误: 已加密的值只能原样传回",
                   "parameter {field}: an encrypted value may only be given back where it was read"),
+    "secret_anew": ("参数 {field} 错误: 修改 {changed} 时必须重新输入",
+                    "parameter {field}: must be given anew with another {changed}"),
+    "centre_led_elsewhere": ("权限不足: 算力中心 {name} 有设备或集群, 修改 {field} 需要角色 admin",
+                             "compute centre {name} has devices or clusters: another {field} needs the role admin"),
     "bad_name": ("参数 {field} 错误: 必须是可显示的文字且不能为空", "parameter {field}: must be printable and not empty"),
     "bad_order": ("参数 {field} 错误: {ends} 早于 {first} {begins}", "parameter {field}: {ends} is before {first} {begins}"),
     "audit_listed": ("获取操作记录成功", "audit listed"),

@@ -8,6 +8,7 @@ from typing import Any
 from cloudsched.dialects.kboss.calls import Answer, Call, Refusal, Route, no, ok, register_texts
 from cloudsched.dialects.kboss.pcapi import kind_of
 from cloudsched.domain.entities import Cluster
+from cloudsched.sealed import SealError
 from cloudsched.services import operations
 from cloudsched.services.centre import centre_calls, centre_clusters, centre_hosts, centres
 from cloudsched.services.centre.centre_clusters import Begun
@@ -37,8 +38,8 @@ def new(call: Call) -> Answer:
         dry_run=call.dry_run)
     if call.dry_run:
         plan = centre_calls.plan(centre_calls.access_of(host, call.settings), worker=False, kind=kind,
-                                 options={**centre_calls.options_of(host), **options})
-        return ok(call, "cluster_planned", {**_host(begun), "steps": plan["steps"]})
+                                 options=centre_clusters.options_for(begun.cluster, begun.host, {}))
+        return ok(call, "cluster_planned", {**_host(begun), "cluster_name": begun.cluster.name, "steps": plan["steps"]})
     return _waited(call, begun, "cluster_made")
 
 
@@ -50,6 +51,8 @@ def change(call: Call) -> Answer:
         raise Refusal("cluster_fixed", field="controllerid")
     if call.text("cluster_type") and kind_of(call) != cluster.kind:
         raise Refusal("cluster_fixed", field="cluster_type")
+    if not _same_join(call, cluster):
+        raise Refusal("cluster_fixed", field="clusterjoin")
     given = {name: value for name in ("name", "enable_date", "export_date") if (value := call.text(name, most=4096)) is not None}
     changed = centre_clusters.change(cluster, given, actor=call.actor, dry_run=call.dry_run)
     spec = centre_clusters.spec_of(changed)
@@ -71,9 +74,16 @@ def new_worker(call: Call) -> Answer:
     """An idle machine becomes a worker of a cluster."""
     cluster = _cluster(call, "clusterid")
     host = centre_hosts.find_host(call.required("worker_nodeid").strip(), centre=centre_clusters.centre_of(cluster))
-    begun = centre_clusters.new_worker(cluster, host, options=_options(call), actor=call.actor, settings=call.settings,
+    options = _options(call)
+    begun = centre_clusters.new_worker(cluster, host, options=options, actor=call.actor, settings=call.settings,
                                        dry_run=call.dry_run)
-    return ok(call, "worker_added", _host(begun)) if call.dry_run else _waited(call, begun, "worker_added")
+    if call.dry_run:
+        join = centre_clusters.secrets_of(cluster, call.settings).get("join_command", "")
+        steps = centre_calls.worker_steps(
+            centre_clusters.centre_of(cluster), centre_calls.access_of(host, call.settings), kind=cluster.kind,
+            options=centre_clusters.options_for(begun.cluster, begun.host, options), join_command=join, settings=call.settings)
+        return ok(call, "cluster_planned", {**_host(begun), "steps": steps})
+    return _waited(call, begun, "worker_added")
 
 
 def delete_worker(call: Call) -> Answer:
@@ -115,6 +125,18 @@ def operation(call: Call) -> Answer:
 def _cluster(call: Call, name: str) -> Cluster:
     key = call.required(name, "missing_cluster_id").strip()
     return centre_clusters.find(key, centre_key=(call.text("cpcid") or "").strip(), scope=call.scope)
+
+
+def _same_join(call: Call, cluster: Cluster) -> bool:
+    """Is the join command that was given, in the clear or as it was read, the cluster's? None was given: it is."""
+    given = (call.text("clusterjoin") or "").strip()
+    kept = centre_clusters.secrets_of(cluster, call.settings).get("join_command", "")
+    if not given or given == kept:
+        return True
+    try:
+        return centres.opened(given, call.settings) == kept
+    except SealError:
+        return False
 
 
 def _options(call: Call) -> dict[str, Any]:

@@ -111,6 +111,8 @@ register_texts({
     "no_host": ("算力设备不存在: {id}", "there is no device {id}"),
     "host_exists": ("该地址已被设备 {name} 使用: {address}", "device {name} of this centre has the address {address}"),
     "host_in_cluster": ("设备 {name} 已加入集群, 请先移出集群", "device {name} is in a cluster: take it out first"),
+    "host_fixed": ("设备 {name} 已加入集群, 不能修改 {field}, 请先移出集群",
+                   "device {name} is in a cluster that knows it by its {field}: take it out first"),
     "host_occupied": ("设备 {name} 正被占用", "device {name} is occupied"),
     "host_changed": ("设备 {name} 已被他人修改, 请刷新后重试", "device {name} was changed meanwhile"),
     "bad_user": ("参数 {field} 错误: {value} 不是有效的用户名", "parameter {field}: {value} is no user name"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from cloudsched.dialects.kboss import render
 from cloudsched.dialects.kboss.calls import ABSENT, PCAPI, Answer, Call, Refusal, Route, no, ok, register_texts
@@ -37,8 +38,8 @@ def new_cluster(call: Call) -> Answer:
     kind, access, options = kind_of(call), access_of(call), _options(call)
     if call.dry_run:
         return ok(call, "pcapi_ok", centre_calls.plan(access, worker=False, kind=kind, options=options))
-    begun = Local(call.settings).new_cluster(access, kind=kind, role=call.text("role") or "master", actor=call.actor,
-                                             options=options, reference=_reference(call))
+    begun = _here(call).new_cluster(access, kind=kind, role=call.text("role") or "master", actor=call.actor,
+                                    options=options, reference=_reference(call))
     return _installed(call, begun)
 
 
@@ -47,23 +48,23 @@ def new_worker(call: Call) -> Answer:
     kind, access, options, join = kind_of(call), access_of(call), _options(call), call.required("join_command")
     if call.dry_run:
         return ok(call, "pcapi_ok", centre_calls.plan(access, worker=True, kind=kind, options=options, join_command=join))
-    begun = Local(call.settings).new_worker(access, kind=kind, role=call.text("role") or "worker", join_command=join,
-                                            actor=call.actor, options=options, reference=_reference(call))
+    begun = _here(call).new_worker(access, kind=kind, role=call.text("role") or "worker", join_command=join, actor=call.actor,
+                                   options=options, reference=_reference(call))
     return _installed(call, begun)
 
 
 def take_apart(call: Call) -> Answer:
     """What made a host part of a cluster is taken off it."""
-    begun = Local(call.settings).take_apart(access_of(call), kind=kind_of(call), role=call.text("role") or "", actor=call.actor,
-                                            options=_options(call), reference=_reference(call))
+    kind, access, options, role = kind_of(call), access_of(call), _options(call), call.text("role") or ""
+    if call.dry_run:
+        return ok(call, "pcapi_ok", centre_calls.plan_apart(access, kind=kind, role=role, options=options))
+    begun = _here(call).take_apart(access, kind=kind, role=role, actor=call.actor, options=options, reference=_reference(call))
     return _installed(call, begun)
 
 
 def operation(call: Call) -> Answer:
     """How far an installation is; with `result=1` also what it gave."""
-    number = call.integer("id", low=1)
-    if number is None:
-        raise Refusal("missing", field="id")
+    number = _own(call)
     progress = centre_calls.progress_of(number)
     found = operations.one(number)
     data = {"id": number, "kind": found["kind"], "state": found["state"], **progress._asdict(), "steps": found["steps"],
@@ -71,6 +72,14 @@ def operation(call: Call) -> Answer:
     if progress.ok and call.boolean("result"):
         data["result"] = Local(call.settings).result(number)
     return ok(call, "pcapi_ok", data)
+
+
+def forget(call: Call) -> Answer:
+    """What an installation gave is kept no more: whoever asked for it has written it down."""
+    number = _own(call)
+    if not call.dry_run:
+        centre_calls.forget(number)
+    return ok(call, "pcapi_ok", {"id": number})
 
 
 def nodes(call: Call) -> Answer:
@@ -92,8 +101,7 @@ def delete_node(call: Call) -> Answer:
     """A node is taken out of its cluster."""
     name = call.required("node_name").strip()
     where, force = where_of(call), call.boolean("force")
-    if not call.dry_run:
-        executor.delete_node(where, name, force=force)
+    executor.delete_node(where, name, force=force, **_tried(call))
     return ok(call, "pcapi_node_deleted", {"node_name": name, "force": force})
 
 
@@ -101,8 +109,7 @@ def switch(call: Call) -> Answer:
     """A node takes nothing new, or again."""
     state, where, drain = _state(call), where_of(call), call.boolean("drain")
     name = _node(call, where)
-    if not call.dry_run:
-        executor.switch(where, name, state=state, drain=drain)
+    executor.switch(where, name, state=state, drain=drain, **_tried(call))
     return ok(call, "pcapi_switched", {"state": state, "drain": drain})
 
 
@@ -110,8 +117,7 @@ def label(call: Call) -> Answer:
     """One label of a node is set, or taken away."""
     name, text = call.required("worker_node").strip(), call.required("label").strip()
     action, where = call.word("opt", ACTIONS) or call.required("opt"), where_of(call)
-    if not call.dry_run:
-        executor.label(where, name, text, action)
+    executor.label(where, name, text, action, **_tried(call))
     return ok(call, "pcapi_labelled" if action == "label" else "pcapi_unlabelled", {})
 
 
@@ -152,8 +158,39 @@ def _options(call: Call) -> dict[str, Any]:
 
 
 def _reference(call: Call) -> str:
+    """One organisation's word for an operation says nothing of another's."""
     text = call.text("reference", "", most=200) or ""
-    return f"asked:{text}" if text else ""
+    whose = quote(call.org, safe="") or f"@{quote(call.actor, safe='')}"
+    return f"asked:{whose}:{text}" if text else ""
+
+
+def _here(call: Call) -> Local:
+    return Local(call.settings, org=call.org)
+
+
+def _own(call: Call) -> int:
+    """The number of an operation that the caller may see: one of his organisation (his own, where it is of none);
+    administrators and the configured pair see all. Raises Refusal, NotFound."""
+    number = call.integer("id", low=1)
+    if number is None:
+        raise Refusal("missing", field="id")
+    centre_calls.progress_of(number)
+    found = operations.one(number)
+    org = found["request"].get("org")
+    own = org == call.caller.org if org else org is not None and found["actor"] == call.actor
+    if not (own or call.caller.may("admin") or _is_pair(call)):
+        raise Refusal("no_operation", id=number)
+    return number
+
+
+def _is_pair(call: Call) -> bool:
+    """Was the configured name and password given? Every other caller without a key is an administrator."""
+    section = call.settings.centres
+    return bool(section.api_password) and call.caller.key_id is None and call.caller.name == (section.api_user or "pcapi")
+
+
+def _tried(call: Call) -> dict[str, bool]:
+    return {"dry_run": True} if call.dry_run else {}
 
 
 def _state(call: Call) -> str:
@@ -188,7 +225,7 @@ def _installed(call: Call, number: int) -> Answer:
         return no(call, "pcapi_failed_why", {"operation": number}, why=call.say("still_working", id=number))
     if not ended.ok:
         return no(call, "pcapi_failed_why", "", why=ended.error)
-    found = Local(call.settings).result(number)
+    found = _here(call).result(number)
     return ok(call, "pcapi_ok", " \n ".join(str(found[name]) for name in ("join_command", "kubeconfig") if found.get(name)))
 
 
@@ -247,10 +284,11 @@ ROUTES = (
     Route(f"{_PATH}/new_cluster", _failing(new_cluster), PCAPI),
     Route(f"{_PATH}/new_worker", _failing(new_worker), PCAPI),
     Route(f"{_PATH}/take_apart", _failing(take_apart), PCAPI),
-    Route(f"{_PATH}/operation", _failing(operation), PCAPI),
-    Route(f"{_PATH}/get_cluster_nodes", _failing(nodes), PCAPI),
-    Route(f"{_PATH}/get_cluster_pods", _failing(pods), PCAPI),
-    Route(f"{_PATH}/free_nodes", _failing(free_nodes), PCAPI),
+    Route(f"{_PATH}/operation", _failing(operation), PCAPI, changes=False),
+    Route(f"{_PATH}/{centre_calls.FORGET}", _failing(forget), PCAPI),
+    Route(f"{_PATH}/get_cluster_nodes", _failing(nodes), PCAPI, changes=False),
+    Route(f"{_PATH}/get_cluster_pods", _failing(pods), PCAPI, changes=False),
+    Route(f"{_PATH}/free_nodes", _failing(free_nodes), PCAPI, changes=False),
     Route(f"{_PATH}/delete_cluster_node", _failing(delete_node, "pcapi_delete_failed", _deleted), PCAPI),
     Route(f"{_PATH}/node_state_switch", _failing(switch, "pcapi_switch_failed", _switched), PCAPI),
     Route(f"{_PATH}/node_label_opt", _failing(label, "pcapi_label_failed", lambda call: {}), PCAPI),

@@ -52,6 +52,7 @@ def _weight(text: str) -> float:
 
 
 register_texts({
+    "tried": ("(试运行, 未执行任何操作) {text}", "(dry run: nothing was done) {text}"),
     "missing": ("缺少参数: {field}", "parameter missing: {field}"),
     "missing_centre_id": ("无算力中心ID", "no compute centre id (cpcid)"),
     "bad_integer": ("参数 {field} 错误: {value} 不是整数 (允许: {allowed})",

@@ -15,7 +15,7 @@ from cloudsched import clock
 from cloudsched.domain.fitting import NodeFree
 from cloudsched.drivers.installing.access import Access
 from cloudsched.drivers.pcapi import Pcapi
-from cloudsched.errors import CloudschedError, NotFound
+from cloudsched.errors import CloudschedError, Conflict, Invalid, NotFound
 from cloudsched.services.centre import executor
 from cloudsched.services.centre import fitting as books
 from cloudsched.services.centre.centres import is_local, opened, refused
@@ -26,11 +26,13 @@ from cloudsched.store import operations
 from cloudsched.store.centres import Centre, Host
 from cloudsched.store.db import Tx, write
 
-__all__ = ["ENDED", "Access", "Executor", "Local", "Progress", "Remote", "Where", "access_of", "executor_for", "free_from",
-           "free_nodes", "free_to", "live_check", "once", "options_of", "plan", "progress_of", "register_verb", "to_params"]
+__all__ = ["ENDED", "FORGET", "Access", "Executor", "Local", "Progress", "Remote", "Where", "access_of", "executor_for", "forget",
+           "free_from", "free_nodes", "free_to", "live_check", "once", "options_of", "plan", "plan_apart", "progress_of",
+           "register_verb", "to_params", "worker_steps"]
 Params = Mapping[str, Any]
 DRAIN_LIMIT_S = 600.0
 EXECUTOR_KINDS = "hosts."
+FORGET = "forget"
 ENDED = ("succeeded", "failed", "cancelled")
 _verbs: dict[str, Callable[[Params, Settings], Any]] = {}
 
@@ -93,7 +95,7 @@ def register_verb(name: str, do: Callable[[Params, Settings], Any]) -> None:
 def executor_for(centre: Centre, settings: Settings, *, language: str = "en") -> Executor:
     """Who is asked for a centre. Raises SealError when its password cannot be opened."""
     if is_local(centre, settings):
-        return Local(settings)
+        return Local(settings, org=centre.org)
     section = settings.centres
     return Remote(Pcapi(
         centre.pcapi_url, user=centre.api_user, password=opened(centre.api_pwd, settings),
@@ -102,22 +104,24 @@ def executor_for(centre: Centre, settings: Settings, *, language: str = "en") ->
 
 
 class Local:
-    """This process."""
+    """This process. `org`: the organisation that what is begun is of."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, *, org: str = "") -> None:
+        self._settings, self._org = settings, org
         executor.configure(settings)
 
     def new_cluster(self, access: Access, *, kind: str, role: str, actor: str, options: Params, reference: str) -> int:
-        return once(reference, lambda: _number(executor.new_cluster(access, kind=kind, role=role, actor=actor, options=options)))
+        return once(reference, lambda: _number(executor.new_cluster(
+            access, kind=kind, role=role, actor=actor, org=self._org, options=options)))
 
     def new_worker(self, access: Access, *, kind: str, role: str, join_command: str, actor: str, options: Params,
                    reference: str) -> int:
         return once(reference, lambda: _number(executor.new_worker(
-            access, kind=kind, role=role, join_command=join_command, actor=actor, options=options)))
+            access, kind=kind, role=role, join_command=join_command, actor=actor, org=self._org, options=options)))
 
     def take_apart(self, access: Access, *, kind: str, role: str, actor: str, options: Params, reference: str) -> int:
-        return once(reference, lambda: _number(executor.take_apart(access, kind=kind, role=role, actor=actor, options=options)))
+        return once(reference, lambda: _number(executor.take_apart(
+            access, kind=kind, role=role, actor=actor, org=self._org, options=options)))
 
     def progress(self, operation: int) -> Progress:
         return progress_of(operation)
@@ -233,6 +237,33 @@ def plan(access: Access, *, worker: bool, kind: str, options: Params, join_comma
     return found
 
 
+def plan_apart(access: Access, *, kind: str, role: str, options: Params) -> dict[str, Any]:
+    """What taking apart would do, as `plan`."""
+    found = executor.take_apart(access, kind=kind, role=role, options={**options, "dry_run": True})
+    assert isinstance(found, dict)
+    return found
+
+
+def worker_steps(centre: Centre, access: Access, *, kind: str, options: Params, join_command: str,
+                 settings: Settings) -> list[dict[str, Any]]:
+    """The steps of `plan` for a worker; none where only a centre elsewhere can read the join command. Raises Invalid."""
+    try:
+        steps: list[dict[str, Any]] = plan(access, worker=True, kind=kind, options=options, join_command=join_command)["steps"]
+    except Invalid as error:
+        # A centre elsewhere is not asked: an older one may not know of dry runs, and would do it.
+        if is_local(centre, settings) or not any(one.field == "join_command" for one in error.errors):
+            raise
+        return []
+    return steps
+
+
+def forget(number: int) -> None:
+    """What an operation of this process's executor gave is kept here no more. Raises NotFound; Conflict while it is at work."""
+    if not progress_of(number).done:
+        raise refused(Conflict, "still_working", f"operation {number} is still at work", id=number)
+    executor.forget(number)
+
+
 def live_check(centre: Centre, cluster_key: str, settings: Settings) -> books.Live:
     """Who says of a cluster which products its live nodes have no room for. It raises what the centre says."""
     from cloudsched.services.centre import centre_clusters  # it is made of this module
@@ -295,3 +326,6 @@ def options_of(host: Host) -> dict[str, Any]:
     """What is said of a host for installations."""
     options: dict[str, Any] = json.loads(host.options)
     return {name: value for name, value in options.items() if name != "host_key"}
+
+
+register_verb(FORGET, lambda params, _: forget(int(params["id"])))

@@ -19,8 +19,9 @@ from cloudsched.domain.labels import parse_label
 from cloudsched.errors import Conflict, NotFound
 from cloudsched.services import operations
 from cloudsched.services.centre import centre_hosts, centres, parts
-from cloudsched.services.centre.centre_calls import Executor, Where, access_of, executor_for
+from cloudsched.services.centre.centre_calls import Executor, Where, access_of, executor_for, options_of
 from cloudsched.services.centre.centres import LAST_DAY, attempt, checked_date, checked_name, in_order, new_key, refused, slug
+from cloudsched.services.centre.executor import check_switch
 from cloudsched.settings import Settings
 from cloudsched.store import centres as store
 from cloudsched.store import clusters, nodes
@@ -262,7 +263,9 @@ def set_label(cluster: Cluster, node: str, label: str, action: str, *, actor: st
     """Set one label of a node of the cluster, or take it away. Raises Invalid, and what the centre says."""
     key, value = parse_label(label, action)
     where = where_of(cluster, settings)
-    if not dry_run:
+    if dry_run:
+        _check_node(cluster, node, where, settings)
+    else:
         executor_of(cluster, settings).label(where, node, label, action)
 
     def note(tx: Tx) -> None:
@@ -276,7 +279,10 @@ def switch(cluster: Cluster, node: str, *, state: str, drain: bool, actor: str, 
            dry_run: bool = False) -> None:
     """Let a node of the cluster take nothing new (`cordon`), or again (`uncordon`); `drain`: what runs there goes elsewhere."""
     where = where_of(cluster, settings)
-    if not dry_run:
+    check_switch(state, drain)
+    if dry_run:
+        _check_node(cluster, node, where, settings)
+    else:
         executor_of(cluster, settings).switch(where, node, state=state, drain=drain)
 
     def note(tx: Tx) -> None:
@@ -303,6 +309,15 @@ def wait(operation: int, limit_s: float) -> Ended:
 # helpers
 
 
+def options_for(cluster: Cluster, host: Host, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the installation of a host is told: of the cluster, of the host, of the call; the later count first."""
+    title = slug(cluster.name, "cluster").replace("-", "_")[:40]
+    own = {"node_name": node_name(host), **({"cluster_name": title} if cluster.kind == "slurm" else {})}
+    spec = spec_of(cluster).get("options") or {}
+    mine = {name: value for name, value in spec.items() if name in ("cluster_name",)} if host.role != MASTER else spec
+    return {**own, **mine, **options_of(host), **given}
+
+
 def node_name(host: Host) -> str:
     """What a host is called in a cluster: what its options say, else its own name made fit for one."""
     given = str(json.loads(host.options).get("node_name") or "")
@@ -322,6 +337,12 @@ def count_instances(cluster: Cluster) -> int:
 def working_on(cluster: Cluster, kind: str) -> int:
     """The operation of a kind that is under way for a cluster; 0 when there is none."""
     return store.operation_on(kind, cluster.id)
+
+
+def _check_node(cluster: Cluster, node: str, where: Where, settings: Settings) -> None:
+    """Raises NotFound for a node that the cluster does not have."""
+    if all(row["node_name"] != node for row in executor_of(cluster, settings).nodes(where)):
+        raise refused(NotFound, "no_node", f"cluster {cluster.name} has no node {node}", name=cluster.name, node=node)
 
 
 def _begun(tx: Tx, kind: str, number: int, host: Host, *, actor: str, **request: Any) -> Begun:

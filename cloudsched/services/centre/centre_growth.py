@@ -15,7 +15,7 @@ from cloudsched.services.centre.centre_calls import access_of
 from cloudsched.services.centre.centre_work import Told, asked, leave, workers
 from cloudsched.settings import Settings
 from cloudsched.store import centres as store
-from cloudsched.store import clouds, clusters
+from cloudsched.store import clouds, clusters, events
 from cloudsched.store.db import Tx, write
 from cloudsched.store.moves import move
 
@@ -115,6 +115,32 @@ def resize(cluster: Cluster, settings: Settings, *, actor: str) -> None:
         pool_clouds.set_cloud(made.name, {"slots": _slots(cluster)}, settings=settings, actor=actor, verify=False)
 
 
+def enable_cloud(cluster: Cluster, settings: Settings, *, actor: str) -> str:
+    """Verify again a cloud that could not be used when it was made, as it had no node to run anything on; what people switched
+    since stays as they want it. Says what became of it, or nothing."""
+    made = clouds.get(cluster.made_cloud_id or 0)
+    if made is None or made.state != "active" or made.enabled or not _untouched(made.id):
+        return ""
+    try:
+        failed = [f"{check.name}: {check.detail}" for check in pool_clouds.verify_cloud(made.name, settings=settings)
+                  if not check.ok]
+    except CloudschedError as error:
+        failed = [error.message]
+    if failed:
+        return f"cloud {made.name} stays disabled: {'; '.join(failed)}"[:400]
+    now = write(lambda tx: clouds.update(tx, made.id, at=clock.now(), event="cloud.enable", actor=actor, version=made.version,
+                                         note={"name": made.name, "reason": "its cluster can be used"}, enabled=1))
+    return f"cloud {made.name} is enabled" if now else f"cloud {made.name} was changed meanwhile"
+
+
+def _untouched(cloud_id: int) -> bool:
+    """Has nobody switched the cloud since it was made? Not when that is not known any more."""
+    found = events.since(0, limit=10_000, subject_kind="cloud", subject_id=cloud_id)
+    switched = any(event.kind in ("cloud.enable", "cloud.disable") or "enabled" in (json.loads(event.data).get("changed") or ())
+                   for event in found)
+    return bool(found) and found[0].kind == "cloud.add" and not switched
+
+
 def cluster_failed(told: Told, why: str) -> None:
     """The cluster failed; its host is idle again."""
     host = store.host(str(told.work.request["host"]))
@@ -160,7 +186,8 @@ def worker_joined(told: Told) -> str:
 
     write(keep)
     resize(told.cluster, told.settings, actor=told.actor)
-    return "it is in the cluster"
+    enabled = enable_cloud(told.cluster, told.settings, actor=told.actor)
+    return f"it is in the cluster; {enabled}" if enabled else "it is in the cluster"
 
 
 def worker_failed(told: Told, why: str) -> None:

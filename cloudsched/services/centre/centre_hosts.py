@@ -15,6 +15,7 @@ from typing import Any
 
 from cloudsched import clock
 from cloudsched.domain.stock import Amount, of_host
+from cloudsched.drivers.installing.given import Options
 from cloudsched.errors import Conflict, Invalid, NotFound
 from cloudsched.services import lifecycle
 from cloudsched.services.centre import parts
@@ -25,6 +26,7 @@ from cloudsched.services.centre.centres import (
     checked_name,
     find,
     in_order,
+    needs_secret,
     new_key,
     refused,
     resealed,
@@ -46,6 +48,7 @@ MOST = {"cpu_stock": 100_000, "memory_stock": 10_000_000, "sysdisk_stock": 100_0
         "gpu_stock": 10_000}
 MODELS = ("cpu_model", "memory_model", "gpu_model")
 ROLES = ("", "master", "worker")
+_ADDRESS = ("ip", "sshport")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?\Z")
 
@@ -98,14 +101,19 @@ def add(centre: Centre, values: Mapping[str, Any], *, actor: str, settings: Sett
 
 
 def change(host: Host, values: Mapping[str, Any], *, actor: str, settings: Settings, dry_run: bool = False) -> Host:
-    """Change what is given of a host. Raises Invalid; Conflict when more is in use than would be left."""
+    """Change what is given of a host; another `ip`, `sshport` or `adminuser` needs `adminpwd` given anew.
+
+    Raises Invalid; Conflict when more is in use than would be left, or the cluster that it is in does not allow it."""
     centre = find(host.centre_key)
     columns = _columns(values, host, settings)
-    if host.cluster_key and columns["node_status"] != OCCUPIED:
-        raise refused(Conflict, "host_in_cluster", f"host {host.name} is in a cluster", name=host.name)
+    _check_in_cluster(host, columns, str(values.get("role") or "").strip())
 
     def update(tx: Tx) -> Host:
         at = clock.now()
+        now = find_host(host.key)
+        for name in (*_ADDRESS, "adminuser"):
+            if columns[name] != getattr(now, name):
+                needs_secret("adminpwd", name, values.get("adminpwd"), now.adminpwd)
         _address_free(centre, columns, host)
         if not store.update(tx, "centre_host", host.id, **columns, updated_at=at,
                             where="cluster_key = ? AND node_status = ?", args=(host.cluster_key, host.node_status)):
@@ -193,6 +201,20 @@ def _note_move(tx: Tx, host: Host, kind: str, cluster_key: str, actor: str) -> N
                cluster=cluster_key)
 
 
+def _check_in_cluster(host: Host, columns: Mapping[str, Any], role: str) -> None:
+    """A cluster knows its hosts by their addresses and roles, and what it holds is occupied. Raises Conflict."""
+    if not host.cluster_key:
+        return
+    if columns["node_status"] != OCCUPIED:
+        raise refused(Conflict, "host_in_cluster", f"host {host.name} is in a cluster", name=host.name)
+    fixed = [name for name in _ADDRESS if columns[name] != getattr(host, name)]
+    if role and _word("role", role, ROLES) != host.role:
+        fixed.append("role")
+    if fixed:
+        raise refused(Conflict, "host_fixed", f"{fixed[0]}: host {host.name} is in a cluster that knows it by its "
+                      f"{fixed[0]}; take it out first", name=host.name, field=fixed[0])
+
+
 # rows
 
 
@@ -245,7 +267,8 @@ def _columns(values: Mapping[str, Any], known: Host | None, settings: Settings) 
         "sshport": _whole("sshport", of("sshport", 22), 1, 65535), "adminuser": user,
         "adminpwd": resealed("adminpwd", str(of("adminpwd")), known.adminpwd if known else "", settings),
         "external_ip": _external(str(of("external_ip")).strip()), "role": _word("role", role, ROLES),
-        "enable_date": begins, "export_date": ends, "options": _options(of("options", "{}")),
+        "enable_date": begins, "export_date": ends,
+        "options": _options(values["options"]) if values.get("options") is not None else of("options", "{}"),
         **{name: _model(name, str(of(name, "STANDARD"))) for name in MODELS},
         **{name: _whole(name, of(name, 0), 0, most) for name, most in MOST.items()},
     }
@@ -294,4 +317,8 @@ def _options(value: Any) -> str:
         raise Invalid.at("options", "is not JSON", "an object") from None
     if not isinstance(found, Mapping):
         raise Invalid.at("options", "is not right", "an object")
+    known = (*Options.__dataclass_fields__, "host_key")
+    unknown = sorted(str(name) for name in found if name not in known)
+    if unknown:
+        raise Invalid.at(f"options.{unknown[0][:40]}", "is no option", ", ".join(known))
     return json.dumps(dict(found), sort_keys=True)

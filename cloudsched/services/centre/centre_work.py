@@ -16,12 +16,11 @@ from cloudsched import clock
 from cloudsched.drivers.base import DriverError
 from cloudsched.errors import CloudschedError, Conflict, Unavailable
 from cloudsched.services.centre import centre_clusters as cc
-from cloudsched.services.centre import centres
-from cloudsched.services.centre.centre_calls import Executor, Where, access_of, executor_for, options_of
+from cloudsched.services.centre.centre_calls import FORGET, Executor, Where, access_of, executor_for
 from cloudsched.services.operations import Later, Work
 from cloudsched.settings import Settings
 from cloudsched.store import centres as store
-from cloudsched.store import clusters
+from cloudsched.store import clusters, operations
 from cloudsched.store.centres import Host
 from cloudsched.store.db import Tx, write
 
@@ -82,11 +81,7 @@ class Told:
 
     def options(self, host: Host) -> dict[str, Any]:
         """What the installation is told: of the cluster, of the host, of the call; the later count first."""
-        title = centres.slug(self.cluster.name, "cluster").replace("-", "_")[:40]
-        own = {"node_name": cc.node_name(host), **({"cluster_name": title} if self.cluster.kind == "slurm" else {})}
-        spec = cc.spec_of(self.cluster).get("options") or {}
-        mine = {name: value for name, value in spec.items() if name in ("cluster_name",)} if host.role != cc.MASTER else spec
-        return {**own, **mine, **options_of(host), **(self.work.request.get("options") or {})}
+        return cc.options_for(self.cluster, host, self.work.request.get("options") or {})
 
 
 def asked(told: Told, part: str, begin: Callable[[str], int]) -> int:
@@ -119,7 +114,7 @@ def step(do: Step, failed: Callable[[Told, str], None] | None = None) -> Callabl
     def run(work: Work) -> Later | str | None:
         told = Told(work)
         try:
-            return do(told)
+            said = do(told)
         except Unavailable:
             return Later(AWAY_AGAIN_S, "the database is away")
         except DriverError as error:
@@ -130,8 +125,24 @@ def step(do: Step, failed: Callable[[Told, str], None] | None = None) -> Callabl
         except CloudschedError as error:
             _undo(told, error, failed)
             raise
+        if not isinstance(said, Later):
+            _forgotten(told)
+        return said
 
     return run
+
+
+def _forgotten(told: Told) -> None:
+    """At the last step what the centre gave is kept here: the centre need not keep it any more. That it cannot is no failure."""
+    now = operations.get(told.work.operation.id) if told.work.operation.kind == cc.NEW_CLUSTER else None
+    number = store.begun(told.reference("new") + "*")
+    steps = json.loads(now.steps) if now is not None else []
+    if number is None or not steps or any(step["state"] != "done" for step in steps[:-1]):
+        return
+    try:
+        told.executor.call(FORGET, {"id": number})
+    except CloudschedError as error:
+        log.info("operation %s: the centre keeps what it gave: %s", told.work.operation.id, error.message)
 
 
 def patient(told: Told) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from cloudsched import clock
-from cloudsched.errors import CloudschedError, Conflict, FieldError, Invalid, NotFound
+from cloudsched.errors import CloudschedError, Conflict, FieldError, Forbidden, Invalid, NotFound
 from cloudsched.sealed import Sealer, is_sealed
 from cloudsched.settings import Settings
 from cloudsched.store import centres as store
@@ -25,12 +25,14 @@ from cloudsched.store.db import Tx, write
 from cloudsched.store.moves import move
 
 __all__ = [
-    "ALPHABET", "KEY_CHARS", "LAST_DAY", "Centre", "add", "attempt", "change", "checked_date", "checked_name", "find", "in_order",
-    "is_local", "listed", "new_key", "opened", "refused", "remove", "resealed", "seal", "shown_time", "slug", "today", "wrong"]
+    "ALPHABET", "KEY_CHARS", "LAST_DAY", "Centre", "add", "attempt", "change", "checked_date", "checked_name", "find",
+    "in_order", "is_local", "listed", "needs_secret", "new_key", "opened", "refused", "remove", "resealed", "seal",
+    "shown_time", "slug", "today", "wrong"]
 T = TypeVar("T")
 E = TypeVar("E", bound=CloudschedError)
 
-ALPHABET = string.ascii_letters + string.digits + "_-"
+_FIRST = string.ascii_letters + string.digits
+ALPHABET = _FIRST + "_-"
 KEY_CHARS = 21
 LAST_DAY = "9999-12-31"
 NAME_CHARS = 200
@@ -42,8 +44,8 @@ _LOCAL = ("", "local", "embedded")
 
 
 def new_key() -> str:
-    """A random id: 21 characters of `A-Za-z0-9_-`."""
-    return "".join(secrets.choice(ALPHABET) for _ in range(KEY_CHARS))
+    """A random id: 21 characters of `A-Za-z0-9_-`, the first a letter or digit (one with `-` looks like an option)."""
+    return secrets.choice(_FIRST) + "".join(secrets.choice(ALPHABET) for _ in range(KEY_CHARS - 1))
 
 
 def refused(kind: type[E], say: str, message: str, **values: Any) -> E:
@@ -90,12 +92,21 @@ def opened(token: str, settings: Settings) -> str:
 
 
 def resealed(field: str, given: str, kept: str, settings: Settings) -> str:
-    """What is kept of a secret that was given: a token that was read is given back as it is, and no other token is taken."""
-    if given == kept:
+    """What is kept of a secret that was given: a token that was read is given back as it is, and no other token is taken.
+    A blank one keeps what there is, as forms do not show passwords."""
+    if given == kept or not given.strip():
         return kept
     if is_sealed(given):
         raise wrong(field, "an encrypted value may only be given back where it was read", "bad_token")
     return seal(given, settings)
+
+
+def needs_secret(field: str, changed: str, given: Any, kept: str) -> None:
+    """A kept secret goes nowhere it was not given for: with another address or account it must be given anew.
+
+    `field` holds the secret, `changed` is what is another now. Raises Invalid."""
+    if kept and (given is None or not str(given).strip() or str(given) == kept):
+        raise wrong(field, f"must be given anew with another {changed}", "secret_anew", changed=changed)
 
 
 def checked_date(field: str, text: str | None, default: str) -> str:
@@ -183,12 +194,15 @@ def add(values: Mapping[str, str], *, org: str, actor: str, settings: Settings, 
     return attempt(insert, dry_run=dry_run)
 
 
-def change(centre: Centre, values: Mapping[str, str], *, actor: str, settings: Settings, dry_run: bool = False) -> Centre:
-    """Change what is given of a centre. Raises Invalid, Conflict."""
+def change(centre: Centre, values: Mapping[str, str], *, actor: str, settings: Settings, admin: bool = True,
+           dry_run: bool = False) -> Centre:
+    """Change what is given of a centre; `admin`: may the caller lead its hosts' secrets elsewhere? Another `pcapi_url` or
+    `api_user` needs `api_pwd` given anew. Raises Invalid, Conflict, Forbidden."""
     columns = _columns(values, centre, settings)
 
     def update(tx: Tx) -> Centre:
         at = clock.now()
+        _check_led_elsewhere(find(centre.key), columns, values.get("api_pwd"), admin=admin)
         _name_free(columns["name"], centre.org, centre.key)
         noted = centre.expiry_noted if columns["expire_date"] == centre.expire_date else ""
         store.update(tx, "centre", centre.id, **columns, expiry_noted=noted, updated_at=at)
@@ -207,18 +221,41 @@ def remove(centre: Centre, *, actor: str, dry_run: bool = False) -> None:
 
     def delete(tx: Tx) -> None:
         at = clock.now()
-        hosts = store.count_hosts(centre.key)
-        live = [found for found in clusters.find(origin="kboss", cloud_id=centre.cloud_id, limit=1000)
-                if found.state not in ("terminated", "failed")]
+        hosts, live = _content(centre)
         if hosts or live:
-            raise refused(Conflict, "centre_in_use", f"compute centre {centre.name} has {hosts} hosts and {len(live)} clusters",
-                          name=centre.name, hosts=hosts, clusters=len(live))
+            raise refused(Conflict, "centre_in_use", f"compute centre {centre.name} has {hosts} hosts and {live} clusters",
+                          name=centre.name, hosts=hosts, clusters=live)
         store.update(tx, "centre", centre.id, removed_at=at, updated_at=at)
         move(tx, "cloud", centre.cloud_id, "remove", at=at, actor=actor, note={"name": centre.name})
         store.note(tx, "centre.remove", ("cloud", centre.cloud_id), at=at, actor=actor, org=centre.org, id=centre.key,
                    name=centre.name)
 
     attempt(delete, dry_run=dry_run)
+
+
+def _content(centre: Centre) -> tuple[int, int]:
+    """How many hosts and clusters it has."""
+    live = [found for found in clusters.find(origin="kboss", cloud_id=centre.cloud_id, limit=1000)
+            if found.state not in ("terminated", "failed")]
+    return store.count_hosts(centre.key), len(live)
+
+
+def _check_led_elsewhere(known: Centre, columns: Mapping[str, str], given: str | None, *, admin: bool) -> None:
+    """Whoever answers at `pcapi_url` is told the centre's password, and of its hosts and clusters all that opens them."""
+    changed = ["pcapi_url"] if _place(columns["pcapi_url"]) != _place(known.pcapi_url) else []
+    changed += ["api_user"] if columns["api_user"] != known.api_user else []
+    if not changed:
+        return
+    if _place(columns["pcapi_url"]):  # nothing is sent to this server itself
+        needs_secret("api_pwd", changed[0], given, known.api_pwd)
+    if not admin and any(_content(known)):
+        raise refused(Forbidden, "centre_led_elsewhere", f"another {changed[0]} of a compute centre that has hosts or clusters "
+                      "needs the role admin", field=changed[0], name=known.name)
+
+
+def _place(url: str) -> str:
+    """An address as it is compared: all words for this server are one."""
+    return "" if url.lower() in _LOCAL else url
 
 
 def _insert_cloud(tx: Tx, key: str, columns: Mapping[str, str], *, at: float, actor: str) -> int:

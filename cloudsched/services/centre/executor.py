@@ -22,9 +22,9 @@ from cloudsched.services.centre.executor_ops import configure
 from cloudsched.services.centre.executor_places import CORDON, STATES, UNCORDON, Where, place
 from cloudsched.settings import Settings
 
-__all__ = ["CORDON", "KUBERNETES", "SLURM", "STATES", "UNCORDON", "Access", "Where", "access_from", "configure", "delete_node",
-           "forget", "free_nodes", "label", "new_cluster", "new_worker", "nodes", "pods", "result", "switch", "take_apart",
-           "wait", "where_from"]  # fmt: skip
+__all__ = ["CORDON", "KUBERNETES", "SLURM", "STATES", "UNCORDON", "Access", "Where", "access_from", "check_switch", "configure",
+           "delete_node", "forget", "free_nodes", "label", "new_cluster", "new_worker", "nodes", "pods", "result", "switch",
+           "take_apart", "wait", "where_from"]  # fmt: skip
 
 _ENDED = ("succeeded", "failed", "cancelled")
 _LOOK_AGAIN_S = 0.2
@@ -34,26 +34,27 @@ _TOLD = ("node_name", "address", "version", "cores", "memory_mb", "slurm_conf")
 # installing
 
 
-def new_cluster(access: Access, *, kind: str, role: str = "", actor: str = "",
+def new_cluster(access: Access, *, kind: str, role: str = "", actor: str = "", org: str = "",
                 options: Mapping[str, Any] | None = None) -> Any:
     """Make the host the controller of a new cluster; the number of the operation.
 
-    `kind`: kubernetes or slurm. `options`: those of `drivers.installing.given.Options`; with `dry_run` true nothing is done and
-    the answer is the steps with their commands.
+    `kind`: kubernetes or slurm. `org`: the organisation that the operation is of. `options`: those of
+    `drivers.installing.given.Options`; with `dry_run` true nothing is done and the answer is the steps with their commands.
     """
-    return _install(NEW_CLUSTER, access, kind=kind, role=role, actor=actor, options=options or {})
+    return _install(NEW_CLUSTER, access, kind=kind, role=role, actor=actor, org=org, options=options or {})
 
 
-def new_worker(access: Access, *, kind: str, join_command: str, role: str = "", actor: str = "",
+def new_worker(access: Access, *, kind: str, join_command: str, role: str = "", actor: str = "", org: str = "",
                options: Mapping[str, Any] | None = None) -> Any:
     """Make the host a node of the cluster whose join command this is; the number of the operation, or its dry run."""
-    return _install(NEW_WORKER, access, kind=kind, role=role, actor=actor, options=options or {}, join_command=join_command)
+    return _install(NEW_WORKER, access, kind=kind, role=role, actor=actor, org=org, options=options or {},
+                    join_command=join_command)
 
 
-def take_apart(access: Access, *, kind: str, role: str = "", actor: str = "",
+def take_apart(access: Access, *, kind: str, role: str = "", actor: str = "", org: str = "",
                options: Mapping[str, Any] | None = None) -> Any:
     """Take off the host what was installed there from here; nothing there is no error. The operation's number, or its dry run."""
-    return _install(TAKE_APART, access, kind=kind, role=role, actor=actor, options=options or {})
+    return _install(TAKE_APART, access, kind=kind, role=role, actor=actor, org=org, options=options or {})
 
 
 def wait(operation_id: int, limit_s: float) -> tuple[bool, bool, dict[str, Any], str]:
@@ -111,27 +112,41 @@ def pods(where: Where) -> list[dict[str, str]]:
     return place(where).pods()
 
 
-def switch(where: Where, node: str, *, state: str, drain: bool = False) -> dict[str, Any]:
-    """Cordon or uncordon a node; with `drain` what runs there goes elsewhere, as far as disruption budgets allow, else Conflict
-    that names what stays."""
+def check_switch(state: str, drain: bool) -> None:
+    """Raises Invalid for what no node is switched to."""
     if state not in STATES:
         raise Invalid.at("state", f"{state!r} is nothing a node is switched to", ", ".join(STATES))
     if drain and state == UNCORDON:
         raise Invalid.at("drain", "belongs to cordon", "state=cordon")
-    place(where).switch(node, state=state, drain=drain)
+
+
+def switch(where: Where, node: str, *, state: str, drain: bool = False, dry_run: bool = False) -> dict[str, Any]:
+    """Cordon or uncordon a node; with `drain` what runs there goes elsewhere, as far as disruption budgets allow, else Conflict
+    that names what stays. `dry_run` here and below: nothing is done, NotFound when there is no such node."""
+    check_switch(state, drain)
+    if dry_run:
+        place(where).check(node)
+    else:
+        place(where).switch(node, state=state, drain=drain)
     return {"node_name": node, "state": state, "drain": drain}
 
 
-def delete_node(where: Where, node: str, *, force: bool = False) -> dict[str, Any]:
+def delete_node(where: Where, node: str, *, force: bool = False, dry_run: bool = False) -> dict[str, Any]:
     """Take a node out of its cluster. Without `force` Conflict while something runs there; with it, it is emptied first. The
     host itself keeps what is installed: `take_apart`. NotFound when there is no such node."""
-    place(where).delete_node(node, force=force)
+    if dry_run:
+        place(where).check(node, empty=not force)
+    else:
+        place(where).delete_node(node, force=force)
     return {"node_name": node, "force": force}
 
 
-def label(where: Where, node: str, label: str, opt: str = "label") -> dict[str, str | None]:
-    """Set (`label`) or take away (`unlabel`) a node's label; returns the node's labels as they are now."""
+def label(where: Where, node: str, label: str, opt: str = "label", *, dry_run: bool = False) -> dict[str, str | None]:
+    """Set (`label`) or take away (`unlabel`) a node's label; returns the node's labels as they are now (nothing in a dry run)."""
     key, value = parse_label(label, opt)
+    if dry_run:
+        place(where).check(node, label=key)
+        return {}
     return place(where).label(node, key, value)
 
 
@@ -140,11 +155,11 @@ def free_nodes(where: Where) -> list[NodeFree]:
     return place(where).free_nodes()
 
 
-def _install(action: str, access: Access, *, kind: str, role: str, actor: str, options: Mapping[str, Any],
+def _install(action: str, access: Access, *, kind: str, role: str, actor: str, org: str, options: Mapping[str, Any],
              join_command: str = "") -> Any:
     if options.get("dry_run"):
         return ops.dry_run(action, access, kind=kind, options=options, join_command=join_command)
-    return ops.begin(action, access, kind=kind, role=role, actor=actor, options=options, join_command=join_command)
+    return ops.begin(action, access, kind=kind, role=role, actor=actor, org=org, options=options, join_command=join_command)
 
 
 def _plain_result(number: int, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,11 +104,11 @@ def checked(action: str, access: Access, *, kind: str, options: Mapping[str, Any
 
 
 def begin(action: str, access: Access, *, kind: str, role: str, actor: str, options: Mapping[str, Any],
-          join_command: str = "") -> int:
-    """Write the operation down; the engine does it. Raises Invalid naming the field."""
+          join_command: str = "", org: str = "") -> int:
+    """Write the operation down, as one of `org`; the engine does it. Raises Invalid naming the field."""
     checked(action, access, kind=kind, options=options, join_command=join_command)
     sealed = sealer().seal(json.dumps({"access": json.loads(access.to_json()), "join_command": join_command}))
-    request = {"host": access.label, "user": access.user, "cluster": kind, "role": role or ROLES.get(action, ""),
+    request = {"host": access.label, "user": access.user, "org": org, "cluster": kind, "role": role or ROLES.get(action, ""),
                "options": {key: value for key, value in options.items() if key != "dry_run"},
                "nonce": secrets.token_hex(8), "sealed": sealed}  # fmt: skip
     return operations.begin(f"hosts.{action}", request, actor=actor)

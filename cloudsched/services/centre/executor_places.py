@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -62,6 +62,7 @@ class ClusterPlace(Protocol):
     def delete_node(self, node: str, *, force: bool) -> None: ...
     def label(self, node: str, key: str, value: str | None) -> dict[str, str | None]: ...
     def free_nodes(self) -> list[NodeFree]: ...
+    def check(self, node: str, *, empty: bool = False, label: str = "") -> None: ...
 
 
 def place(where: Where) -> ClusterPlace:
@@ -115,14 +116,16 @@ class _Api:
             self._driver.cordon(node)
 
     def delete_node(self, node: str, *, force: bool) -> None:
-        self._known(node)
+        self.check(node, empty=not force)
         if force:
             self._empty(node)
-        else:
-            busy = [one for one in self._driver.objects("Pod", namespace="", fields=f"spec.nodeName={node}")
-                    if not rows.is_at_home(one)]  # fmt: skip
-            _refuse_busy(node, [f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in busy])
         self._driver.delete_node(node)
+
+    def check(self, node: str, *, empty: bool = False, label: str = "") -> None:
+        """Is there such a node, and with `empty`: does nothing run there? Raises NotFound, Conflict."""
+        self._known(node)
+        if empty:
+            _refuse_busy(node, self._driver.objects("Pod", namespace="", fields=f"spec.nodeName={node}"))
 
     def label(self, node: str, key: str, value: str | None) -> dict[str, str | None]:
         self._known(node)
@@ -175,11 +178,14 @@ class _Kubectl:
             self._run("drain", checked_node(node), "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--grace-period=0",
                       "--disable-eviction", f"--timeout={DRAIN_S:.0f}s")  # fmt: skip
         else:
-            self._run("get", "node", checked_node(node), "-o", "name")
-            here = self._items("pods", "--all-namespaces", f"--field-selector=spec.nodeName={node}")
-            _refuse_busy(node, [f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in here
-                                if not rows.is_at_home(one)])  # fmt: skip
+            self.check(node, empty=True)
         self._run("delete", "node", node)
+
+    def check(self, node: str, *, empty: bool = False, label: str = "") -> None:
+        """As `_Api.check`."""
+        self._run("get", "node", checked_node(node), "-o", "name")
+        if empty:
+            _refuse_busy(node, self._items("pods", "--all-namespaces", f"--field-selector=spec.nodeName={node}"))
 
     def label(self, node: str, key: str, value: str | None) -> dict[str, str | None]:
         word = f"{key}-" if value is None else f"{key}={value}"
@@ -232,15 +238,28 @@ class _Slurm:
         ops.tell_others(ops.read_members(told.facts.get("members", "")), slurm.decoded(told.facts.get("nodes", "")))
 
     def label(self, node: str, key: str, value: str | None) -> dict[str, str | None]:
+        labels: dict[str, str | None] = {**self._labels(node, key), key: value}
+        words = [f"{name}={word}" if word else name for name, word in sorted(labels.items()) if word is not None]
+        self._checked(slurm.features(self._prefix, node=node, words=words), node)
+        return {name: word for name, word in labels.items() if word is not None}
+
+    def check(self, node: str, *, empty: bool = False, label: str = "") -> None:
+        """As `_Api.check`, with jobs; Unsupported for a label that cannot be a feature."""
+        self._labels(node, label)
+        if empty:
+            script = slurm.command(self._prefix, "squeue", "-h", "-w", node, "-t", "R,CG,S,CF", "-o", "%A")
+            jobs = set(self._host.asked(script, "squeue").split())
+            if jobs:
+                raise Conflict(f"{self._host.label}: {len(jobs)} jobs run on {node}")
+
+    def _labels(self, node: str, key: str) -> dict[str, str]:
+        """The labels of a node that may have `key` among them."""
         now = next((rows.slurm_labels(one) for one in self._nodes() if one["name"] == checked_node(node)), None)
         if now is None:
             raise NotFound(f"there is no node {node}")
         if "/" in key:
             raise Unsupported("a Slurm cluster's nodes have features, which have no prefix")
-        labels: dict[str, str | None] = {**now, key: value}
-        words = [f"{name}={word}" if word else name for name, word in sorted(labels.items()) if word is not None]
-        self._checked(slurm.features(self._prefix, node=node, words=words), node)
-        return {name: word for name, word in labels.items() if word is not None}
+        return now
 
     def _nodes(self) -> list[dict[str, Any]]:
         # Newer versions tell hosts by scontrol; older ones do not know the word there.
@@ -275,7 +294,8 @@ def _check(result: Drained) -> None:
         raise Conflict(f"node {result.node} is cordoned, but not empty: {left}")
 
 
-def _refuse_busy(node: str, names: list[str]) -> None:
+def _refuse_busy(node: str, pods: Iterable[Mapping[str, Any]]) -> None:
+    names = [f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in pods if not rows.is_at_home(one)]
     if names:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise Conflict(f"{len(names)} pods run on {node}: {', '.join(names[:5])}{more}")

@@ -16,6 +16,7 @@ from cloudsched.dialects.kboss.calls import KBOSS, PCAPI, Call, Page, Refusal
 from cloudsched.dialects.kboss.texts import language_of
 from cloudsched.services import keys
 from cloudsched.services.caller import LOCAL_ADMIN, Caller
+from cloudsched.services.centre import executor
 
 from .conftest import CENTRE, CENTRE_FACTS, HOST, ORG, Api
 from .conftest import PCAPI as PCAPI_PATH
@@ -184,3 +185,51 @@ def test_nothing_makes_a_mistake_of_ours(api: Api) -> None:
         assert answer.status_code in (200, 400, 403), (path, answer.text)
 
     fuzz()
+
+
+# operations of the executor
+
+
+def test_an_operation_is_its_organisations(make_api: Callable[..., Api]) -> None:
+    api = make_api(**{"centres.api_user": "apiuser", "centres.api_password": "pair-pass"})
+    ring = {name: keys.create(name, role, LOCAL_ADMIN, org=org)["key"] for name, role, org in (
+        ("boss", "admin", ""), ("ann", "operator", ORG), ("ben", "operator", "other"), ("cy", "operator", ""),
+        ("di", "operator", ""), ("eve", "operator", ORG))}
+    given = {"host": "10.0.0.7", "user": "root", "psssword": "Pa55-w0rd-host", "cluster_type": "1", "async": "1",
+             "reference": "r"}
+
+    def begin(**headers: str) -> int:
+        answer = api(f"{PCAPI_PATH}/new_cluster", data=given, headers=headers)
+        return int(answer.json["data"]["operation"])
+
+    def sees(number: int) -> set[str]:
+        callers: dict[str, dict[str, str]] = {name: {"X-API-Key": key} for name, key in ring.items()}
+        callers["pair"] = basic("apiuser", "pair-pass")
+        found = set()
+        for name, headers in callers.items():
+            answers = [api(f"{PCAPI_PATH}/{verb}", data={"id": number, "result": "1", "dry_run": "1"}, headers=headers).json
+                       for verb in ("operation", "forget")]
+            assert answers[0]["status"] is answers[1]["status"], name
+            if answers[0]["status"]:
+                found.add(name)
+            else:
+                assert {one["info"] for one in answers} == {f"operate failed: 操作不存在: {number}"}
+        return found
+
+    # The same reference of another organisation is another operation.
+    anns, bens = begin(**{"X-API-Key": ring["ann"]}), begin(**{"X-API-Key": ring["ben"]})
+    cys, pairs = begin(**{"X-API-Key": ring["cy"]}), begin(**basic("apiuser", "pair-pass"))
+    assert len({anns, bens, cys, pairs}) == 4 and begin(**{"X-API-Key": ring["eve"]}) == anns
+    always = {"boss", "pair"}
+    assert sees(anns) == {"ann", "eve", *always} and sees(bens) == {"ben", *always}
+    assert sees(cys) == {"cy", *always} and sees(pairs) == always
+    told = api(f"{PCAPI_PATH}/forget", data={"id": anns}, headers={"X-API-Key": ring["ann"]}).json
+    assert told["status"] is False and "仍在进行" in told["info"]
+
+
+def test_a_key_named_as_the_pair_is_no_pair(make_api: Callable[..., Api]) -> None:
+    api = make_api(**{"centres.api_user": "apiuser", "centres.api_password": "pair-pass"})
+    keys.create("boss", "admin", LOCAL_ADMIN)
+    key = keys.create("apiuser", "operator", LOCAL_ADMIN, org="other")["key"]
+    number = executor.new_cluster(executor.Access("10.0.0.7", password="x"), kind="slurm", org=ORG)
+    assert api(f"{PCAPI_PATH}/operation", data={"id": number}, headers={"X-API-Key": key}).json["status"] is False

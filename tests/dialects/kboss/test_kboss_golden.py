@@ -75,8 +75,9 @@ def test_pages_and_order(api: Api) -> None:
 
 def test_a_centre_is_changed_and_removed(api: Api) -> None:
     centre = api.centre()
-    token = api.ok(f"{CENTRE}/get_cpclist.dspy")["rows"][0]["api_pwd"]
     path = f"{CENTRE}/update_cpclist.dspy"
+    there = {"pcapi_url": "https://centre.example.com", "api_user": "修改后数据1"}
+    token = api.ok(path, id=centre, **there, api_pwd="a new one")["api_pwd"]
     found = api.do(path, id=centre, name="首都算力中心3", pcapi_url="https://centre.example.com", api_user="修改后数据1",
                    api_pwd=token, contactname="ops", contactphone="13800000000", enable_date="2025-05-16")
     assert found == {"status": True, "msg": "更新算力中心成功", "data": {

@@ -177,7 +177,8 @@ def test_counting_again(site: Site) -> None:
            "consumed": {"books": 1, "counted": 0}, "oversold": 0, "unit": "卡"}
     for dry_run in ("1", "0"):
         found = site.ask("cpcwidget/rebuild_cpcwidget", dry_run=dry_run)
-        assert (found["msg"], found["data"]) == ("库存重算完成, 差异 1 处", {"total": 1, "rows": [row]})
+        said = ("(试运行, 未执行任何操作) " if dry_run == "1" else "") + "库存重算完成, 差异 1 处"
+        assert (found["msg"], found["data"]) == (said, {"total": 1, "rows": [row]})
     assert site.ask("cpcwidget/rebuild_cpcwidget")["data"]["total"] == 0
 
 
