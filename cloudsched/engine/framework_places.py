@@ -20,6 +20,10 @@ LOCAL, KUBERNETES, FAKE = "local", "kubernetes", "fake"
 PLACES_ALLOWED = "local, kubernetes:CLOUD"
 
 
+# Processes on one machine share its cores, and masters hardly use theirs: a small cluster fits on two cores.
+OVERSUBSCRIBED = 2
+
+
 class Frameworks:
     """Drivers by place and kind. `get` raises Invalid for a place that is none, and what the driver's making raises."""
 
@@ -77,7 +81,7 @@ def room(settings: Settings) -> Room:
 
 
 def _cores_m() -> int:
-    return 1000 * (os.cpu_count() or 1)
+    return OVERSUBSCRIBED * 1000 * (os.cpu_count() or 1)
 
 
 def _memory_mb() -> int:

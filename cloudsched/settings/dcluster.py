@@ -16,7 +16,7 @@ class Dcluster:
     place: str = text("local", "Where clusters run: local, or kubernetes:CLOUD.")
     env: str = text("dev", "The environment in names of clusters: TYPE-ENV-TENANT-TIMESTAMP.")
     clusters_max: int = integer(20, "Most clusters at once; others wait. 0: not limited.", low=0, high=100_000)
-    capacity_cores_m: int = integer(0, "Thousandths of cores that clusters may have together. 0: what the machine has, for "
+    capacity_cores_m: int = integer(0, "Thousandths of cores that clusters may have together. 0: twice what the machine has, for "
                                        "the place local; not limited elsewhere.", low=0)
     capacity_memory_mb: int = integer(0, "MiB that clusters may have together. 0: what the machine has, for the place local; "
                                          "not limited elsewhere.", low=0)

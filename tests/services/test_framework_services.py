@@ -230,3 +230,15 @@ def test_rows_go_when_retention_removes_their_jobs(yard: Yard) -> None:
     yard.loop.sweep()
     assert read().value("SELECT count(*) FROM dcluster_job") == 0
     assert dcluster.cluster(read(), cluster or 0) is None
+
+
+def test_what_this_machine_could_not_start_is_refused_by_its_own_name(yard: Yard) -> None:
+    with pytest.raises(Invalid) as refused:
+        yard.launch(workerMemory="256Mi", masterMemory="64Mi")
+    assert [error.field for error in refused.value.errors] == ["masterMemory", "workerMemory"]
+    with pytest.raises(Invalid, match="workerMemGb: 256 MiB is too little"):
+        yard.submit(workerMemGb=0.25)
+    cluster = yard.launched()
+    assert yard.submit(workerMemGb=0.25, clusterName=cluster.key)["jobId"]  # its driver judges that
+    yard.set(place="kubernetes:x")
+    assert yard.launch(workerMemory="256Mi")

@@ -15,7 +15,8 @@ from cloudsched.domain import frameworks as domain
 from cloudsched.domain import moves
 from cloudsched.domain.entities import Cluster
 from cloudsched.domain.frameworks import KINDS, ClusterAsk, Sizes
-from cloudsched.errors import Conflict, Invalid, NotFound
+from cloudsched.drivers import flink_local, spark_local
+from cloudsched.errors import Conflict, FieldError, Invalid, NotFound
 from cloudsched.services import clusters
 from cloudsched.services.caller import SYSTEM, Caller
 from cloudsched.services.frameworks import framework_prices
@@ -68,7 +69,21 @@ def launch(kind: str, fields: Mapping[str, Any], caller: Caller) -> int:
     if kind not in KINDS:
         raise Invalid.at("kind", f"{kind!r} is no kind of cluster here", ", ".join(KINDS))
     ask = domain.cluster_ask(kind, fields, sizes())
+    check_sizes(ask, worker_field="workerMemory")
     return write(lambda tx: insert(tx, ask, fields, actor=caller.name)).id
+
+
+def check_sizes(ask: ClusterAsk, *, worker_field: str) -> None:
+    """Refuse what processes on this machine could not start with, before anything is written. Raises Invalid (field: what the
+    request calls it)."""
+    if section().place != "local":
+        return
+    driver = {"spark": spark_local, "flink": flink_local}[ask.kind]
+    wrong = [FieldError(field, f"{found} MiB is too little", f"at least {least} MiB for {ask.kind} on this machine")
+             for field, found, least in (("masterMemory", ask.master_memory_mb, driver.LEAST_MASTER_MB),
+                                         (worker_field, ask.worker_memory_mb, driver.LEAST_WORKER_MB)) if found < least]
+    if wrong:
+        raise Invalid("; ".join(f"{one.field}: {one.message} (allowed: {one.allowed})" for one in wrong), errors=wrong)
 
 
 def insert(tx: Tx, ask: ClusterAsk, request: Mapping[str, Any], *, actor: str, job_id: int | None = None, name: str = "",

@@ -73,6 +73,8 @@ def submit(fields: Mapping[str, Any], caller: Caller, module: ModuleSpec) -> dic
     given = clusters.section()
     external = given.external_spark_url if module.kind == domain.SPARK else given.external_flink_url
     ask = domain.job_ask(fields, module, clusters.sizes(), external_url=external)
+    if not (ask.external or ask.cluster_name):
+        clusters.check_sizes(ask.ask, worker_field="workerMemGb")
     spec = _spec(ask, module)
     number, place = write(lambda tx: _insert(tx, ask, spec, fields, caller, module.backoff_s, module.alert_after_s))
     where = f"on cluster {place.name}" if place.name else f"on the external cluster {place.address}"
