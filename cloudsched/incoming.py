@@ -31,7 +31,7 @@ def read_body(environ: Environ, limit: int) -> bytes:
     length = environ.get("CONTENT_LENGTH")
     stream = environ["wsgi.input"]
     if length:
-        if not length.isdigit():
+        if not (length.isascii() and length.isdigit()):
             raise Invalid.at("Content-Length", f"{length[:40]!r} is no number")
         wanted = int(length) if len(length) < 19 else limit + 1
         if wanted > limit:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloudsched.drivers.base import Check, DriverError, Place
-from cloudsched.drivers.frameworks import FLINK, ClusterSeen, ClusterWanted, Handle, JobSeen, JobWanted, Save
+from cloudsched.drivers.frameworks import FLINK, ClusterSeen, ClusterWanted, Handle, Save
 from cloudsched.drivers.frameworks_local import conf, engines, place, ports, web
 from cloudsched.drivers.frameworks_local.flink_jobs import JOB_TAG, FlinkJobs
+from cloudsched.drivers.frameworks_local.framework import LocalFramework
 from cloudsched.drivers.frameworks_local.homes import Home, Start
 from cloudsched.drivers.frameworks_local.place import LocalPlace, last_words
 from cloudsched.drivers.frameworks_local.users import User
@@ -62,14 +63,14 @@ def make(where: Place) -> FlinkLocal:
     return FlinkLocal(where)
 
 
-class FlinkLocal:
+class FlinkLocal(LocalFramework):
     """The Framework protocol for Flink as processes of this machine."""
 
     kind = FLINK
 
     def __init__(self, where: Place) -> None:
-        self._place = LocalPlace(where, kind=FLINK, engine=engines.flink)
-        self._jobs = FlinkJobs(self._place)
+        here = LocalPlace(where, kind=FLINK, engine=engines.flink)
+        super().__init__(here, FlinkJobs(here))
 
     # -- clusters ----------------------------------------------------------------------------------------------
 
@@ -116,40 +117,11 @@ class FlinkLocal:
             facts=_public(home, facts, overview),
         )
 
-    def stop(self, wanted: ClusterWanted, handle: Handle) -> None:
-        """Kill every process of the cluster and remove its home."""
-        home = self._place.clusters.at(wanted.key)
-        if not home.path.exists():
-            home.kill_marked(str(handle.get("mark") or ""))
-            return
-        with self._place.clusters.locked(wanted.key) as home:
-            home.remove()
-
-    def clusters(self) -> list[str]:
-        """Keys of all homes, whatever state they are in."""
-        return self._place.clusters.keys()
-
     # -- jobs --------------------------------------------------------------------------------------------------
-
-    def submit(self, cluster: ClusterSeen, job: JobWanted, handle: Handle, save: Save) -> Handle:
-        """Upload the jar and run it under an id that follows from the job's key."""
-        return self._jobs.submit(cluster, job, handle, save)
-
-    def job(self, cluster: ClusterSeen, handle: Handle) -> JobSeen:
-        """What the job manager says; an end is kept here, too."""
-        return self._jobs.job(cluster, handle)
-
-    def kill(self, cluster: ClusterSeen, handle: Handle) -> None:
-        """Cancel it and wait until it is."""
-        self._jobs.kill(cluster, handle)
 
     def log(self, cluster: ClusterSeen, handle: Handle, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """A piece of what the cluster's processes wrote about the job, and of what its tasks printed."""
         return self._jobs.log(cluster, handle, offset=offset, limit=limit)
-
-    def forget(self, handle: Handle) -> None:
-        """Remove the job's home."""
-        self._jobs.forget(handle)
 
     # -- starting ----------------------------------------------------------------------------------------------
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from cloudsched.drivers import base
 from cloudsched.drivers.base import Check, DriverError, Place
-from cloudsched.drivers.frameworks import SPARK, ClusterSeen, ClusterWanted, Handle, JobSeen, JobWanted, Save
+from cloudsched.drivers.frameworks import SPARK, ClusterSeen, ClusterWanted, Handle, Save
 from cloudsched.drivers.frameworks_local import conf, engines, place, ports, web
+from cloudsched.drivers.frameworks_local.framework import LocalFramework
 from cloudsched.drivers.frameworks_local.homes import Home, Start
 from cloudsched.drivers.frameworks_local.place import LocalPlace, last_words
 from cloudsched.drivers.frameworks_local.spark_jobs import SparkJobs
@@ -47,14 +48,14 @@ def make(where: Place) -> SparkLocal:
     return SparkLocal(where)
 
 
-class SparkLocal:
+class SparkLocal(LocalFramework):
     """The Framework protocol for Spark as processes of this machine."""
 
     kind = SPARK
 
     def __init__(self, where: Place) -> None:
-        self._place = LocalPlace(where, kind=SPARK, engine=engines.spark)
-        self._jobs = SparkJobs(self._place)
+        here = LocalPlace(where, kind=SPARK, engine=engines.spark)
+        super().__init__(here, SparkJobs(here))
 
     # -- clusters ----------------------------------------------------------------------------------------------
 
@@ -103,40 +104,11 @@ class SparkLocal:
             facts=_public(home, facts, told),
         )
 
-    def stop(self, wanted: ClusterWanted, handle: Handle) -> None:
-        """Kill every process of the cluster, with its executors, and remove its home."""
-        home = self._place.clusters.at(wanted.key)
-        if not home.path.exists():
-            home.kill_marked(str(handle.get("mark") or ""))
-            return
-        with self._place.clusters.locked(wanted.key) as home:
-            home.remove()
-
-    def clusters(self) -> list[str]:
-        """Keys of all homes, whatever state they are in."""
-        return self._place.clusters.keys()
-
     # -- jobs --------------------------------------------------------------------------------------------------
-
-    def submit(self, cluster: ClusterSeen, job: JobWanted, handle: Handle, save: Save) -> Handle:
-        """Start spark-submit in client mode, supervised; it outlives us."""
-        return self._jobs.submit(cluster, job, handle, save)
-
-    def job(self, cluster: ClusterSeen, handle: Handle) -> JobSeen:
-        """From the supervisor's file, the process and the log; the master tells whether it waits for cores."""
-        return self._jobs.job(cluster, handle)
-
-    def kill(self, cluster: ClusterSeen, handle: Handle) -> None:
-        """End the driver with all its processes; the application must be gone from the master, too."""
-        self._jobs.kill(cluster, handle)
 
     def log(self, cluster: ClusterSeen, handle: Handle, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """A piece of what the driver wrote."""
         return self._jobs.log(handle, offset=offset, limit=limit)
-
-    def forget(self, handle: Handle) -> None:
-        """Remove the job's home."""
-        self._jobs.forget(handle)
 
     # -- starting ----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
 
-from cloudsched.errors import FieldError, Invalid, TooLarge
+from cloudsched.errors import FieldError, Invalid
+from cloudsched.incoming import read_body
 
 Environ = dict[str, Any]
 # Where the path as it was asked for is kept in the environment.
@@ -17,7 +18,6 @@ NAME_MOST = 253
 LIMIT_DEFAULT, LIMIT_MOST = 100, 1000
 _BIGGEST = 2**63 - 1
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
-_PIECE = 1 << 16
 
 
 def raw_path(environ: Environ) -> str:
@@ -84,7 +84,7 @@ def fields(environ: Environ, limit: int) -> dict[str, Any]:
 
 def document(environ: Environ, limit: int) -> Any:
     """The JSON value of the body. Raises Invalid, TooLarge."""
-    raw = body(environ, limit)
+    raw = read_body(environ, limit)
     if not raw.strip():
         raise Invalid("the body is empty: a JSON object is needed", errors=[FieldError("body", "is empty", "a JSON object")])
     try:
@@ -94,31 +94,6 @@ def document(environ: Environ, limit: int) -> Any:
     if b"\\u0000" in raw:
         _check_text(found, "")
     return found
-
-
-def body(environ: Environ, limit: int) -> bytes:
-    """The whole body. Raises TooLarge before more than the limit is read, Invalid when it was cut off."""
-    length = environ.get("CONTENT_LENGTH")
-    stream = environ["wsgi.input"]
-    if length:
-        if not (length.isascii() and length.isdigit()):
-            raise Invalid(f"Content-Length: {length[:40]!r} is no number")
-        wanted = int(length) if len(length) < 19 else limit + 1
-        if wanted > limit:
-            raise TooLarge(f"the body has {length[:40]} bytes; at most {limit} are taken")
-        found: bytes = stream.read(wanted)
-        if len(found) < wanted:
-            raise Invalid("the body ended before its announced length")
-        return found
-    if not environ.get("wsgi.input_terminated"):
-        return b""
-    pieces, size = [], 0
-    while piece := stream.read(_PIECE):
-        size += len(piece)
-        if size > limit:
-            raise TooLarge(f"the body has more than {limit} bytes")
-        pieces.append(piece)
-    return b"".join(pieces)
 
 
 def _decoded(raw: str, field: str) -> str:
