@@ -229,8 +229,9 @@ class Database:
 
     def _commit_group(self) -> None:
         group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_LIMIT))]
-        assert self._file_lock is not None
         try:
+            if self._file_lock is None:
+                raise Unavailable("the database is closed")
             fcntl.flock(self._file_lock, fcntl.LOCK_EX)
             try:
                 self._run_group(group)
@@ -309,14 +310,15 @@ class Database:
             self._peewee._state.reset()
 
     def close(self) -> None:
-        """Close this thread's connection, the writer and the lock file."""
+        """Close what is open once writes under way have ended; later ones raise Unavailable. Other threads keep their readers."""
         self.close_thread()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        if self._file_lock is not None:
-            self._file_lock.close()
-            self._file_lock = None
+        with self._lock:  # closing a connection that another thread is using crashes the process
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            if self._file_lock is not None:
+                self._file_lock.close()
+                self._file_lock = None
 
     @property
     def orm(self) -> Any:

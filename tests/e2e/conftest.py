@@ -15,7 +15,9 @@ CLOUDS = [{"name": f"local-{letter}", "slots": 4, "cores": 2, "memory_mb": 4096,
 @pytest.fixture(scope="session")
 def _running() -> Iterator[Instance]:
     with Instance(clouds=CLOUDS) as instance:
-        yield instance.start_all()
+        instance.start_all()
+        instance.until(lambda: len(instance.api("GET", "/clouds")["items"]) == len(CLOUDS), "the engine's entry of the clouds")
+        yield instance
         instance.stop()
 
 

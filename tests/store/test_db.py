@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -45,6 +46,42 @@ def test_a_failed_write_leaves_the_others_of_its_group(database: db.Database) ->
     assert sorted(results, key=str) == [0, 2, 4, 6, *["refused"] * 4]
     kept = {row[0] for row in database.read().all("SELECT key FROM setting WHERE key LIKE 'k%'")}
     assert kept == {"k0", "k2", "k4", "k6"}
+
+
+CLOSING = """
+import sys, threading
+from cloudsched.errors import Unavailable
+from cloudsched.store import db
+
+ends = []
+for number in range(20):
+    base = db.open_database(f"sqlite:///{sys.argv[1]}/{number}.db", synchronous="OFF")
+    base.write(lambda tx: tx.run("CREATE TABLE entry (n)"))
+    begun = threading.Semaphore(0)
+
+    def work(base=base, begun=begun):
+        try:
+            while True:
+                base.write(lambda tx: tx.run("INSERT INTO entry VALUES (1)"))
+                begun.release()
+        except Unavailable as error:
+            ends.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    begun.acquire()
+    base.close()
+    for thread in threads:
+        thread.join()
+assert ends == ["the database is closed"] * 80, ends
+"""
+
+
+def test_closing_waits_for_writes_under_way_and_refuses_later_ones(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", CLOSING, str(tmp_path)], capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_hooks_run_after_the_commit_and_not_after_a_rollback(database: db.Database) -> None:
