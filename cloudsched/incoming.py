@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -13,6 +14,10 @@ Environ = dict[str, Any]
 T = TypeVar("T")
 _SAFE = "/:@!$&'()*+,;=~-._"
 _PIECE = 1 << 16
+_FIELDS_MOST = 32
+_FIELD = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x20-\x7e]*?)[ \t]*\Z")
+# Whatever says more about the body, the connection or the answer than is looked at here.
+_UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"trailer", b"te"})
 
 
 def raw_path(environ: Environ) -> str:
@@ -49,6 +54,19 @@ def read_body(environ: Environ, limit: int) -> bytes:
             raise TooLarge(f"the body has more than {limit} bytes", details={"limit": limit})
         pieces.append(piece)
     return b"".join(pieces)
+
+
+def plain_fields(lines: bytes) -> dict[bytes, bytes] | None:
+    """The header fields of an HTTP/1.1 request that holds nothing unusual, by name in lower case; None for any other: one that
+    a real server should look at."""
+    fields: dict[bytes, bytes] = {}
+    for line in lines.split(b"\r\n"):
+        found = _FIELD.match(line)
+        if found is None or found[1].lower() in fields:
+            return None
+        fields[found[1].lower()] = found[2]
+    usual = len(fields) <= _FIELDS_MOST and not fields.keys() & _UNUSUAL and fields.get(b"host")
+    return fields if usual and fields.get(b"connection", b"keep-alive").lower() == b"keep-alive" else None
 
 
 class Once(Generic[T]):

@@ -24,6 +24,7 @@ SLOW_BATCH_S = 0.6  # later: for half as many
 LONG_JOB_S = 1.0  # one job that runs longer: nothing beyond the free slots
 WAIT_LIMIT_S = 2.0  # a job that waits longer behind others is given back
 REPORT_PAUSE_S = 0.05  # results are collected that long while there is other work
+TRICKLE_PAUSE_S = 0.015  # between reports while jobs come one by one: many short ones share a request
 TELL_START_S = 0.3
 MAX_DONE = 500
 MAX_DONE_BYTES = 4_000_000
@@ -160,8 +161,10 @@ class Book:
         if self._flying is not None:
             return None
         if self._results or self._returned:
-            if len(self.waiting) <= self.depth // 4 or len(self._results) >= MAX_DONE:
+            if len(self._results) >= MAX_DONE:
                 return 0.0
+            if len(self.waiting) <= self.depth // 4:
+                return 0.0 if self.more else max(0.0, self._last_report + TRICKLE_PAUSE_S - now)
             return max(0.0, self._last_report + REPORT_PAUSE_S - now)
         if self.more and self.want() >= max(1, self.depth // 2):
             return 0.0

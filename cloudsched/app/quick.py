@@ -4,8 +4,8 @@ An application may have a `quick`: bytes of a request in, its answer out, or Non
 request takes the usual way. It must not wait for anything. Connections to such a listener wait in the loop from the start,
 so that thousands of short ones do not pass through threads either.
 
-Or it has a `later`: that takes a request, or None, and calls back with the answer from a thread of its own, for many requests
-at once; meanwhile the connection rests.
+Or there is a `later` for it: that takes a request, or None, and calls back with the answer from a thread of its own; meanwhile
+the connection rests. It may ask for more bytes first: clients send head and body apart.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import errno
 import selectors
 import socket
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -31,6 +32,10 @@ Later = Callable[[bytes, str, Callable[[bytes, bool], None]], "int | None"]
 
 class QuickWorker(ThreadWorker):  # type: ignore[misc]
     """A thread worker that answers what it can in its loop. `wsgi.quick_for(port, address)` tells who answers."""
+
+    def init_process(self) -> None:
+        self._awaited: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # of a connection: bytes, head and body
+        super().init_process()
 
     def accept(self, listener: Any) -> None:
         """Connections to a listener with quick answers wait in the loop, those to others in a thread as usual."""
@@ -94,26 +99,34 @@ class QuickWorker(ThreadWorker):  # type: ignore[misc]
 
     def _taken(self, later: Later, raw: bytes, conn: Any, client: Any, waiting: Any) -> bool:
         """Is the request answered later? Then its connection is not looked at until it is."""
-        taken = later(raw, conn.client[0], lambda answer, keep: self.method_queue.defer(self._answer_later, conn, answer, keep))
-        if taken is None:
-            return False
+        awaited = self._awaited.pop(conn, 0)
+        taken = later(raw, conn.client[0], partial(self._answer_later, conn))
+        if taken is not None and taken < 0:
+            if awaited == -taken or len(raw) >= PEEK:
+                taken = None  # no more has come, or more than is ever looked at
+            else:
+                self._awaited[conn] = -taken
+        if awaited or conn in self._awaited:  # nothing is told of a connection until so many bytes are there (or none will be)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._awaited.get(conn, 1))
+        if taken is None or taken < 0:
+            return taken is not None
         client.recv(taken)
         self._leave(conn, client, waiting)
         return True
 
     def _answer_later(self, conn: Any, answer: bytes, keep: bool) -> None:
+        """From another thread: send, and let the loop have the connection again."""
         try:
             sent = conn.sock.send(answer)
         except OSError as error:
-            if error.errno not in _AGAIN:
-                self.nr_conns -= 1
-                conn.close()
-                return
-            sent = 0
-        if sent < len(answer):
-            self._send_rest(conn, answer[sent:], keep)
+            sent = 0 if error.errno in _AGAIN else -1
+        self.method_queue.defer(self._after, conn, answer[sent:] if sent >= 0 else None, keep)
+
+    def _after(self, conn: Any, rest: bytes | None, keep: bool) -> None:
+        if rest:
+            self._send_rest(conn, rest, keep)
         else:
-            self._back(conn, keep and self.alive)
+            self._back(conn, rest is not None and keep and self.alive)
 
     def _send_rest(self, conn: Any, rest: bytes, keep: bool) -> None:
         future = self.tpool.submit(_send_rest, conn.sock, rest)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
+from cloudsched.app.lane import Lane, Later
 from cloudsched.errors import Unavailable
 from cloudsched.settings import Settings, is_loopback
 
@@ -15,7 +16,6 @@ log = logging.getLogger(__name__)
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
-Later = Callable[[bytes, str, Callable[[bytes, bool], None]], "int | None"]
 Fence = frozenset[Any]
 NATIVE: Fence = frozenset({"checks by itself"})
 # Their own code looks at address and size, so that refusals have their own shape.
@@ -63,7 +63,12 @@ def _with_agents(application: Application, agents: Application) -> Application:
         chosen = agents if environ.get("PATH_INFO", "").startswith(AGENT_PATHS) else application
         return chosen(environ, start_response)
 
-    answer.later = getattr(agents, "later", None)  # type: ignore[attr-defined]
+    def short(method: str, path: str, body: bytes) -> bool:
+        chosen = agents if path.startswith(AGENT_PATHS) else application
+        return bool(chosen.short(method, path, body))  # type: ignore[attr-defined]
+
+    answer.later = agents.later  # type: ignore[attr-defined]
+    answer.short = short  # type: ignore[attr-defined]
     return answer
 
 
@@ -76,6 +81,8 @@ class _Front:
         self._everywhere = everywhere
         self._max_body = max_body
         self._allowed: dict[tuple[str, str], bool] = {}
+        self._lanes = {port: Lane(self, port, found[0].short, before=getattr(found[0], "later", None))
+                       for port, found in answers.items() if hasattr(found[0], "short")}
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         port = environ["SERVER_PORT"]
@@ -108,8 +115,7 @@ class _Front:
 
     def later_for(self, port: str) -> Later | None:
         """Who takes requests on this port that are answered later; it looks at the caller's address itself."""
-        found = self._answers.get(port)
-        return getattr(found[0], "later", None) if found is not None else None
+        return self._lanes.get(port)
 
     def quick_for(self, port: str, address: str) -> Callable[[bytes], tuple[int, bytes, bool] | None] | None:
         """Who gives quick answers on this port, to a caller that may have them."""

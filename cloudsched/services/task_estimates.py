@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from cloudsched import clock
 from cloudsched.domain import tasks as domain
-from cloudsched.domain.admission import meets
+from cloudsched.domain.admission import Machine, meets
 from cloudsched.domain.scheduling.model import Require
 from cloudsched.services import fleet_config, machines
 from cloudsched.services.task_views import TaskView
 from cloudsched.store import devices as device_rows
-from cloudsched.store import jobs as job_rows
 from cloudsched.store import shapes
 from cloudsched.store import tasks as store
 from cloudsched.store.db import Database, current
+from cloudsched.store.devices import Listed
 
 MEANS_KEPT_S, LOADS_KEPT_S = 30.0, 1.0
 DAY_S = 86_400.0
@@ -27,6 +27,7 @@ class _Known:
         self.means_until = 0.0
         self.loads: dict[int, int] = {}
         self.online: frozenset[int] = frozenset()
+        self.takers: list[tuple[Listed, Machine]] = []
         self.loads_until = 0.0
 
 
@@ -44,8 +45,7 @@ def completion(view: TaskView) -> float:
 
 def _ahead(view: TaskView) -> int:
     """Tasks that the device must finish before it takes this one; none while it has room."""
-    job = job_rows.get(view.job_id)
-    require = shapes.get(job.shape_id).require if job is not None else None
+    require = shapes.get(view.shape_id).require
     if require is None:
         return 0
     chosen = _chosen(require)
@@ -59,7 +59,7 @@ def _chosen(require: Require) -> tuple[int, int] | None:
     """(tasks in hand, capacity) of the device that would take it: online, fitting, the least loaded (contract 11.4)."""
     known = _loads()
     best: tuple[float, int, int, int] | None = None
-    for row, _, machine in machines.board().takers():
+    for row, machine in known.takers:
         if row.node_id not in known.online or not meets(machine, require):
             continue
         active, capacity = known.loads.get(row.node_id, 0), max(1, row.slots)
@@ -84,6 +84,7 @@ def _loads() -> _Known:
     at = clock.now()
     if at >= known.loads_until:
         known.loads, known.loads_until = store.active_by_node(), at + LOADS_KEPT_S
+        known.takers = [(row, machine) for row, _, machine in machines.board().takers()]
         known.online = device_rows.heard_from(at - fleet_config.recent().offline_threshold_s)
     return known
 

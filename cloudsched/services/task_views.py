@@ -56,6 +56,7 @@ class TaskView:
     can_retry: bool
     user: str
     name: str
+    shape_id: int
 
     @property
     def priority_name(self) -> str:
@@ -154,7 +155,7 @@ def _view(row: TaskRow, node_id: int | None, names: Mapping[int, str], output: s
         ended_at=row.ended_at, execution_s=_execution_s(row) if final else None, retry_count=row.retries,
         retry_of=None if row.retry_of is None else domain.task_id(row.retry_of), result=result, result_data=data, error=error,
         error_history=history, log=(*log, *kept.log) if whole else (), usage=_usage(row, kept), is_terminal=final,
-        can_retry=row.state in ("failed", "timeout", "cancelled"), user=row.user, name=row.name)
+        can_retry=row.state in ("failed", "timeout", "cancelled"), user=row.user, name=row.name, shape_id=row.shape_id)
 
 
 def _asked(attributes: str) -> _Task | None:

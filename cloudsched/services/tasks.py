@@ -109,7 +109,7 @@ class _Checks:
     """What the checks of one call have found out already."""
 
     def __init__(self) -> None:
-        self.cap_s = fleet_config.current().task_timeout_s
+        self.cap_s = fleet_config.recent().task_timeout_s
         self.pinned: set[tuple[str, str, str]] = set()
         self.nodes: dict[str, int] = {}
         self.roomy: set[tuple[str, str]] = set()

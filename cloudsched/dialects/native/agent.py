@@ -18,6 +18,7 @@ from cloudsched.services import agent_files, agents, joining, nodelogs
 from cloudsched.services.agent_rules import rules
 
 PREFIX = "/api/v2/agent/"
+SYNC = PREFIX + "sync"
 PROGRAM = "/agent.pyz"  # the agent as one file, for machines that have nothing but Python
 _encode = msgspec.json.Encoder().encode
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from cloudsched.dialects.native import problems
 from cloudsched.dialects.native.agent import encode_reply
 from cloudsched.dialects.native.wire import JSON
 from cloudsched.errors import CloudschedError
+from cloudsched.incoming import plain_fields
 from cloudsched.services import agents, health
 from cloudsched.services.access import Gate, Request
 from cloudsched.services.agent_rules import bearer_of, rules
@@ -28,10 +28,7 @@ GATHER_S = 0.01
 MOST_AT_ONCE = 256
 _SAFETY = (("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"))
 _START = b"POST /api/v2/agent/sync HTTP/1.1\r\n"
-_HEADS_KEPT, _FIELDS_MOST = 20_000, 32
-_FIELD = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x20-\x7e]*?)[ \t]*\Z")
-# Whatever says more about the body, the connection or the answer than is looked at here.
-_LEAVE = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"trailer", b"te", b"x-request-id"})
+_HEADS_KEPT = 20_000
 Answer = Callable[[bytes, bool], None]
 
 
@@ -117,18 +114,12 @@ def _answer(reply: agents.Reply | Exception) -> bytes:
 
 def parse(raw: bytes) -> Head | None:
     """A head up to its empty line; None when there is anything about it that a real server should look at."""
-    fields: dict[bytes, bytes] = {}
-    for line in raw[len(_START) : -4].split(b"\r\n"):
-        found = _FIELD.match(line)
-        if found is None or found[1].lower() in fields:
-            return None
-        fields[found[1].lower()] = found[2]
-    if len(fields) > _FIELDS_MOST or fields.keys() & _LEAVE or not fields.get(b"host"):
+    fields = plain_fields(raw[len(_START) : -4])
+    if fields is None or b"x-request-id" in fields:  # an id of their own is answered where all are
         return None
     length = fields.get(b"content-length", b"")
     scheme, _, bearer = fields.get(b"authorization", b"").decode("ascii").partition(" ")
-    plain = length.isdigit() and len(length) <= 5 and fields.get(b"connection", b"keep-alive").lower() == b"keep-alive"
-    if not plain or scheme.lower() != "bearer":
+    if not length.isdigit() or len(length) > 5 or scheme.lower() != "bearer":
         return None
     try:
         return Head(*bearer_of(bearer.strip()), int(length))

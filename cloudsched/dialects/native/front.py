@@ -46,6 +46,11 @@ class Front:
         self.later = beats.Beats(self.gate)
         self._flask = Once(make_flask)
 
+    @staticmethod
+    def short(method: str, path: str, body: bytes) -> bool:
+        """Is this a request that takes no longer than a transaction (app/lane.py)? A report of an agent, or a few jobs."""
+        return method == "POST" and (path == hot.PATH or (path == agent.SYNC and b'"wait_s"' not in body))
+
     @property
     def flask(self) -> Any:
         """The Flask application: agents do not wait for its imports."""

@@ -21,6 +21,7 @@ from cloudsched.settings import Settings
 
 REQUEST_ID = "cloudsched.retire_cluster.request_id"
 GUARDED = ("/api/v1/", "/text/", "/stream/")
+SINGLE = ("POST", "/api/v1/tasks")
 METHODS, HEADERS = "GET, POST, PUT, DELETE, OPTIONS", "Content-Type, Authorization, X-API-Key"
 EXPOSED = "X-Request-ID, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
 _SAFETY = [("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store")]
@@ -42,6 +43,10 @@ class Front:
         self._hot = {(route.method, route.rule): route for route in self.routes if (route.method, route.rule) in HOT}
         self._origins = settings.retire_cluster.cors_origins if settings.retire_cluster.cors else ()
         self._flask: Once[Any] = Once(self._make_flask)
+
+    def short(self, method: str, path: str, body: bytes) -> bool:
+        """Is this a request that takes no longer than a transaction (app/lane.py)? The submission of one task."""
+        return (method, path) == SINGLE
 
     @property
     def flask(self) -> Any:
