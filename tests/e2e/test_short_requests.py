@@ -113,7 +113,8 @@ def test_refusals_and_unusual_requests(line: Line) -> None:
     assert line.answer()[0] == 415
     line.send(asked(more=b"X-API-Key: csk_nobody_nothing\r\n"))
     assert line.answer()[0] == 401
-    line.send(b"POST /api/v2/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(JOB), JOB))
+    head = b"POST /api/v2/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    line.send(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(JOB), JOB))
     assert _made(line)
     line.send(asked(more=b"Connection: close\r\n"))
     assert _made(line)

@@ -11,7 +11,8 @@ import pytest
 from cloudsched.app.lane import BODY_MOST, LONG_QUEUE, Lane
 from cloudsched.incoming import Environ
 
-HEAD = b"POST /api/v1/tasks HTTP/1.1\r\nHost: here:8081\r\nX-API-Key: k\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+HEAD = (b"POST /api/v1/tasks HTTP/1.1\r\nHost: here:8081\r\nX-API-Key: k\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 2\r\n\r\n")
 
 
 class Played:
@@ -43,7 +44,8 @@ def test_what_the_application_sees_and_what_goes_back(played: Played) -> None:
     assert played.ask(HEAD + b"{}POST /next") == len(HEAD) + 2
     answer, keep = played.answers.get(timeout=30)
     assert keep and answer.startswith(b"HTTP/1.1 201 Created\r\nDate: ")
-    assert answer.endswith(b"GMT\r\nConnection: keep-alive\r\nContent-Type: text/plain\r\nX-Request-Id: 7\r\nContent-Length: 4\r\n\r\nmade")
+    assert answer.endswith(b"GMT\r\nConnection: keep-alive\r\nContent-Type: text/plain\r\nX-Request-Id: 7\r\n"
+                           b"Content-Length: 4\r\n\r\nmade")
     seen = played.seen.get(timeout=30)
     assert seen["body"] == b"{}" and seen["REMOTE_ADDR"] == "10.0.0.9"
     assert (seen["REQUEST_METHOD"], seen["RAW_URI"], seen["PATH_INFO"], seen["QUERY_STRING"]) == (
