@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from cloudsched import clock
 from cloudsched.domain import moves
@@ -49,6 +51,7 @@ __all__ = [
     "submit_many",
     "types",
 ]
+_encode = msgspec.json.Encoder().encode
 IDS_SHOWN = 20
 STOP_S = 600.0
 
@@ -105,6 +108,15 @@ def submit_many(requests: Sequence[Mapping[str, Any]], *, caller: Caller) -> lis
     return [domain.task_id(number) for number in made.ids]
 
 
+class _Needs(NamedTuple):
+    """Requirements, as a job has them (`wanted`) and as they are shown."""
+
+    key: bytes
+    asked: domain.Requirements
+    wanted: dict[str, Any]
+    shown: dict[str, Any]
+
+
 class _Checks:
     """What the checks of one call have found out already."""
 
@@ -112,7 +124,17 @@ class _Checks:
         self.cap_s = fleet_config.recent().task_timeout_s
         self.pinned: set[tuple[str, str, str]] = set()
         self.nodes: dict[str, int] = {}
-        self.roomy: set[tuple[str, str]] = set()
+        self.roomy: set[tuple[str, bytes]] = set()
+        self._needs: dict[bytes, _Needs] = {}
+
+    def needs(self, asked: domain.Requirements | None) -> _Needs:
+        """What was asked of a device, worked out once for all tasks of the call that ask the same."""
+        key = b"" if asked is None else _encode(asked)
+        found = self._needs.get(key)
+        if found is None:
+            given = asked or domain.Requirements()
+            found = self._needs[key] = _Needs(key, given, given.require(), given.shown())
+        return found
 
 
 def _job(asked: TaskRequest, checks: _Checks, prefix: str) -> JobRequest:
@@ -121,17 +143,18 @@ def _job(asked: TaskRequest, checks: _Checks, prefix: str) -> JobRequest:
     if kind not in domain.BUILTIN_KINDS and kind not in machines.board().announced:
         raise _named(Invalid, "INVALID_TASK_TYPE", f"{prefix}task_type: no device runs tasks of the type {asked.task_type!r}",
                      task_type=asked.task_type, supported_types=types()["supported_types"])
-    needs = asked.requirements or domain.Requirements()
-    wanted = needs.require()
+    found = checks.needs(asked.requirements)
+    needs, wanted = found.asked, found.wanted
     node_id = _pin(asked.device_id, kind, needs, wanted, checks) if asked.device_id is not None else None
-    if node_id is None:
-        _check_room(kind, needs, wanted, checks)
+    if node_id is None and (kind, found.key) not in checks.roomy:
+        _check_room(kind, needs, wanted)
+        checks.roomy.add((kind, found.key))
     timeout_s = min(asked.timeout or needs.timeout_seconds or domain.DEFAULT_TIMEOUT_S, checks.cap_s)
     given = {} if needs.max_retries is None else {"max_retries": needs.max_retries}
     return JobRequest(
         kind=kind, payload=asked.payload, require=Wants(node=node_id, **wanted), priority=domain.job_priority(asked.priority),
         time_limit_s=float(timeout_s), max_retries=needs.max_retries or 0, attributes={"task": {
-            "metadata": asked.metadata or {}, "requirements": {**needs.shown(), "timeout_seconds": timeout_s}, **given}})
+            "metadata": asked.metadata or {}, "requirements": {**found.shown, "timeout_seconds": timeout_s}, **given}})
 
 
 def _pin(device_id: str, kind: str, needs: domain.Requirements, wanted: Mapping[str, Any], checks: _Checks) -> int:
@@ -164,15 +187,10 @@ def _refusal(one: Machine, kind: str, wanted: Mapping[str, Any]) -> str:
     return "" if meets(one, require_of(kind, wanted)) else "requirements"
 
 
-def _check_room(kind: str, needs: domain.Requirements, wanted: Mapping[str, Any], checks: _Checks) -> None:
-    """Refuse what no device that takes tasks could ever run; without such a device a task waits (contract 11.3). Looked at
-    once in a call."""
-    asked = (kind, repr(wanted))
-    if asked in checks.roomy:
-        return
+def _check_room(kind: str, needs: domain.Requirements, wanted: Mapping[str, Any]) -> None:
+    """Refuse what no device that takes tasks could ever run; without such a device a task waits (contract 11.3)."""
     board = machines.board()
     if board.could_run(require_of(kind, wanted)) is not False:
-        checks.roomy.add(asked)
         return
     enabled = any(kind in one.kinds for _, _, one in board.takers())
     raise _no_room("requirements" if enabled else "task_type_not_enabled", needs, "no device here could run this task")
