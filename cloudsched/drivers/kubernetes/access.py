@@ -13,8 +13,10 @@ import os
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
 import yaml  # type: ignore[import-untyped]
@@ -133,6 +135,7 @@ def _tls(authority: bytes, certificate: bytes, key: bytes, *, verify: bool) -> s
     try:
         if verify:
             context = ssl.create_default_context(cadata=authority.decode("ascii") if authority else None)
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # authorities of clusters often lack what it asks for
         else:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
@@ -188,6 +191,8 @@ def _in_cluster() -> Access:
 
 def _configuration(server: str) -> Configuration:
     configuration = Configuration(host=server.rstrip("/"))
+    if is_loopback(server):  # no proxy of the environment leads back to this machine
+        configuration.proxy = None
     configuration.retries = False  # what may be repeated is known to the caller alone
     configuration.keep_alive = True
     configuration.connection_pool_maxsize = 16
@@ -230,9 +235,9 @@ def _named(config: dict[str, Any], sort: str, context: Mapping[str, Any]) -> Map
 
 def _by_name(entries: Any, name: str, sort: str) -> Mapping[str, Any] | None:
     for one in entries if isinstance(entries, list) else ():
-        if isinstance(one, dict) and one.get("name") == name and isinstance(one.get(sort), dict):
-            found: Mapping[str, Any] = one[sort]
-            return found
+        if isinstance(one, dict) and one.get("name") == name:
+            found = one.get(sort) or {}  # somebody without credentials may be written as nothing at all
+            return found if isinstance(found, dict) and (found or sort == "user") else None
     return None
 
 
@@ -249,6 +254,15 @@ def _content(part: Mapping[str, Any], name: str, folder: Path | None) -> bytes:
         except OSError as error:
             raise Invalid.at(FIELD, f"{name} cannot be read: {error.strerror}") from None
     return b""
+
+
+def is_loopback(url: str) -> bool:
+    """Is it an address of this machine alone?"""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _shown(server: str) -> str:

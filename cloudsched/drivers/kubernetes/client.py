@@ -33,9 +33,11 @@ MANAGER = "cloudsched"
 PAGE = 500
 CONNECT_S = 5.0
 ATTEMPTS = 4
-METADATA_ONLY = ("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,"
-                 "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json")
+# Of one object, and of a list: a server takes the first that it knows, and refuses (406) the one that does not fit.
+METADATA_ONLY, METADATA_LIST = (f"application/json;as=PartialObjectMetadata{sort};g=meta.k8s.io;v=v1,application/json"
+                                for sort in ("", "List"))
 _MAX_MESSAGE = 600
+_END_OF_MESSAGE = 150
 _NEVER_SENT = (NewConnectionError, ConnectTimeoutError, NameResolutionError, ProxyError)
 
 
@@ -147,7 +149,7 @@ class Api:
         try:
             data = _read(response, deadline)
         except (HTTPError, OSError, TimeoutError) as error:
-            raise self._unreachable(error) from None
+            raise self.unreachable(error) from None
         finally:
             response.release_conn()
         if response.status >= 300:
@@ -171,9 +173,9 @@ class Api:
             response: urllib3.HTTPResponse = ask(method, url, headers=headers, body=body, _request_timeout=timeout).response
             return response
         except (HTTPError, OpenApiException, OSError) as error:
-            raise self._unreachable(error) from None
+            raise self.unreachable(error) from None
 
-    def _unreachable(self, error: Exception) -> DriverError:
+    def unreachable(self, error: Exception) -> DriverError:
         """No answer. The text of the library is not repeated: it may hold the URL with its query."""
         why = _why(error)
         failed = DriverError(f"{self.access.server} cannot be reached: {why}", code=ENDPOINT,
@@ -254,9 +256,16 @@ def refusal_of(body: Mapping[str, Any], *, status: int, asked: str = "", retry_a
     causes = [one for one in details.get("causes") or () if isinstance(one, dict)]
     code, transient = _meaning(status, message, causes)
     text = {401: "the credentials are not valid (any more)"}.get(status) or message or f"HTTP {status}"
-    return ApiRefused(f"{text[:_MAX_MESSAGE]}" + ("" if message or not asked else f" ({asked})"), status=status, reason=reason,
+    return ApiRefused(_short(text) + ("" if message or not asked else f" ({asked})"), status=status, reason=reason,
                       causes=causes, retry_after_s=_seconds(retry_after, details.get("retryAfterSeconds")), code=code,
                       transient=transient)
+
+
+def _short(text: str) -> str:
+    """Without its middle when it is long: a value that is refused is told in full before the reason."""
+    if len(text) <= _MAX_MESSAGE:
+        return text
+    return f"{text[:_MAX_MESSAGE - _END_OF_MESSAGE]} ... {text[-_END_OF_MESSAGE:]}"
 
 
 def _meaning(status: int, message: str, causes: list[Object]) -> tuple[int, bool]:
@@ -264,6 +273,8 @@ def _meaning(status: int, message: str, causes: list[Object]) -> tuple[int, bool
     if status == 403:
         if "exceeded quota" in message or "failed quota" in message:
             return QUOTA, False
+        if "status unknown for quota" in message:  # it was made a moment ago
+            return QUOTA, True
         terminating = any(one.get("reason") == "NamespaceTerminating" for one in causes)
         return (OTHER, True) if terminating else (DENIED, False)
     if status in (401, 407):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloudsched.drivers.base import OTHER, DriverError
-from cloudsched.drivers.kubernetes.client import METADATA_ONLY, Api, ApiRefused, Object
+from cloudsched.drivers.kubernetes.client import METADATA_LIST, METADATA_ONLY, Api, ApiRefused, Object
 from cloudsched.drivers.kubernetes.kinds import Kinds, Resource
 from cloudsched.drivers.kubernetes.workloads import rank, targets_of
 from cloudsched.errors import Invalid
@@ -20,6 +20,7 @@ OWNED_KINDS = ("Pod", "ReplicaSet", "Job", "ControllerRevision", "Secret", "Conf
 SELECTED_KINDS = ("Ingress", "HorizontalPodAutoscaler", "Deployment", "StatefulSet", "DaemonSet", "CronJob", "Job", "ReplicaSet",
                   "Pod", "PodDisruptionBudget", "Service", "PersistentVolumeClaim", "ConfigMap", "Secret", "NetworkPolicy",
                   "RoleBinding", "Role", "ServiceAccount")
+_MAKERS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "CronJob", "Job"})
 _PAUSE_S, _MAX_PAUSE_S = 0.05, 2.0
 _FEW = 8
 
@@ -81,6 +82,8 @@ def delete(api: Api, known: Kinds, what: Sequence[Mapping[str, Any]] | Selection
     for one in sorted(going, key=lambda one: -rank(one.resource.kind)):
         _delete_one(api, one, grace_s)
     if wait:
+        if any(one.resource.kind in _MAKERS for one in going):  # what they had just begun to make, while we see who made it
+            owned = list({one.uid: one for one in [*owned, *_closure(api, known, [*going, *owned])]}.values())
         _wait(api, [*going, *owned], deadline, pause)
         _prove(api, known, [*going, *owned], deadline, pause)
     state = GONE if wait else LEAVING
@@ -161,7 +164,7 @@ def _look(api: Api, going: list[_Going]) -> list[tuple[_Going, Object | None]]:
         if len(members) <= _FEW:
             found += [(one, api.find(one.path)) for one in members]
             continue
-        by_name = {one["metadata"]["name"]: one for one in api.items(resource.path(namespace), accept=METADATA_ONLY)}
+        by_name = {one["metadata"]["name"]: one for one in api.items(resource.path(namespace), accept=METADATA_LIST)}
         found += [(one, by_name.get(one.name)) for one in members]
     return found
 
@@ -189,7 +192,7 @@ def _reason(live: Object) -> str:
 def _metadata(api: Api, path: str, **query: Any) -> list[Object]:
     """A list's metadata alone; empty when the server has no such kind or does not let us look."""
     try:
-        return api.items(path, accept=METADATA_ONLY, **query)
+        return api.items(path, accept=METADATA_LIST, **query)
     except ApiRefused as refused:
         if refused.status in (403, 404):
             return []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import difflib
 import hashlib
+import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
@@ -21,6 +23,31 @@ def difference(before: Object | None, after: Object) -> str:
     name = f"{after['kind']}/{after['metadata']['name']}"
     lines = difflib.unified_diff(_text(before), _text(after), f"{name} (now)", f"{name} (then)", lineterm="", n=3)
     return "\n".join(lines)
+
+
+def owned(thing: Object, manager: str) -> tuple[Any, Any]:
+    """(which fields `manager` has applied, their values): the same before and after when only others have written."""
+    entries = thing["metadata"].get("managedFields") or ()
+    tree = next((one.get("fieldsV1") for one in entries if one.get("manager") == manager and one.get("operation") == "Apply"
+                 and not one.get("subresource")), None)
+    return tree, _values(thing, tree) if tree else None
+
+
+def _values(value: Any, tree: Mapping[str, Any]) -> Any:
+    if not any(name != "." for name in tree):
+        return value
+    found = {}
+    for name, below in tree.items():
+        sort, _, key = name.partition(":")
+        if sort == "f" and isinstance(value, dict):
+            found[name] = _values(value.get(key), below)
+        elif sort == "k" and isinstance(value, list):
+            keys = json.loads(key)
+            element = next((one for one in value if isinstance(one, dict) and keys.items() <= one.items()), None)
+            found[name] = _values(element, below)
+        elif sort == "v" and isinstance(value, list):
+            found[name] = json.loads(key) in value
+    return found
 
 
 def _text(thing: Object | None) -> list[str]:

@@ -129,7 +129,7 @@ def _objection(pod: Object, *, force: bool, delete_local_data: bool, ignore_daem
     owner = next((one for one in metadata.get("ownerReferences") or () if one.get("controller")), None)
     if owner is not None and owner["kind"] == "DaemonSet":
         return f"it belongs to the daemon set {owner['name']}", not ignore_daemon_sets
-    if phase in ("Succeeded", "Failed") or PLACE in (metadata.get("labels") or {}):
+    if metadata.get("deletionTimestamp") or phase in ("Succeeded", "Failed") or PLACE in (metadata.get("labels") or {}):
         return "", False
     if owner is None and not force:
         return "nobody would make it again (it has no owner)", True

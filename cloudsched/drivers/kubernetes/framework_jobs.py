@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from urllib3.exceptions import HTTPError
+
 from cloudsched import clock
 from cloudsched.domain import framework_job_objects as jobs
 from cloudsched.domain import framework_objects as objects
@@ -74,6 +76,7 @@ class FrameworkJobs:
         self._driver, self._masters, self._pause = driver, masters, pause
         self._api = driver._api
         self._applications: dict[str, str] = {}
+        self._silent_until: dict[str, float] = {}  # jobs whose node does not give their log
 
     def submit(self, cluster: ClusterSeen, job: JobWanted, handle: Handle, save: Save) -> Handle:
         """Make the Job, then the map that brings its code: the pod waits for it. A `.py` or `.jar` of at most 1 MB travels along;
@@ -138,7 +141,8 @@ class FrameworkJobs:
         namespace, name = str(handle["namespace"]), str(handle["job"])
         self._driver.delete([bare("batch/v1", "Job", name, namespace), bare("v1", "ConfigMap", f"{name}-end", namespace)],
                             namespace=namespace)
-        self._applications.pop(f"{namespace}/{name}", None)
+        for known in (self._applications, self._silent_until):
+            known.pop(f"{namespace}/{name}", None)
 
     # -- making ----------------------------------------------------------------------------------------------
 
@@ -201,8 +205,14 @@ class FrameworkJobs:
         if self.kind == FLINK:
             return jobs.flink_job_id(str(handle["key"])) if pods and _phase(pods[-1]) != "Pending" else ""
         where = f"{handle['namespace']}/{handle['job']}"
-        if where not in self._applications and pods and _phase(pods[-1]) != "Pending":
-            text = self._pod_log(str(handle["namespace"]), pods[-1]["metadata"]["name"], offset=0, limit=256 * 1024)
+        silent = time.monotonic() < self._silent_until.get(where, 0.0)
+        if where not in self._applications and pods and _phase(pods[-1]) != "Pending" and not silent:
+            try:
+                text = self._pod_log(str(handle["namespace"]), pods[-1]["metadata"]["name"], offset=0, limit=256 * 1024,
+                                     timeout_s=PROXY_S)
+            except DriverError:  # its node does not answer: how the job is, is known without it
+                self._silent_until[where] = time.monotonic() + SILENT_S
+                return ""
             found = _APPLICATION[self.kind].search(text)
             if found is None:
                 return ""
@@ -219,9 +229,9 @@ class FrameworkJobs:
                                at=clock.rfc3339(clock.now()) or "", log=text)
         self._create(kinds.CONFIG_MAP, body)
 
-    def _pod_log(self, namespace: str, pod: str, *, offset: int, limit: int) -> bytes:
+    def _pod_log(self, namespace: str, pod: str, *, offset: int, limit: int, timeout_s: float = 0.0) -> bytes:
         try:
-            response = self._api.stream(kinds.POD.path(namespace, pod, "log"), read_timeout_s=self._api.timeout_s,
+            response = self._api.stream(kinds.POD.path(namespace, pod, "log"), read_timeout_s=timeout_s or self._api.timeout_s,
                                         container=objects.CONTAINER, limitBytes=offset + limit)
         except ApiRefused as refused:
             if refused.status in (400, 404):  # nothing was written yet, or nobody keeps it any more
@@ -235,6 +245,8 @@ class FrameworkJobs:
                     break
                 found += piece[skip:]
                 skip = max(0, skip - len(piece))
+        except (HTTPError, OSError) as error:
+            raise self._api.unreachable(error) from None
         finally:
             response.close()
         return bytes(found[:limit])

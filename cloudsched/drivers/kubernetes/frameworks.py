@@ -159,7 +159,7 @@ class KubernetesFramework:
         web = f"http://{urlsplit(address).hostname}:{PORTS[self.kind][1]}"
         return ClusterSeen(
             master=leads and not ending, workers=ready, address=address, web_url=web,
-            busy=busy, reason="it is being taken away" if ending else _why([*masters, *workers]),
+            busy=busy, reason="it is being taken away" if ending else self._why([*masters, *workers]),
             facts={"key": wanted.key, "namespace": namespace, "page": page, "owner_uid": owner["metadata"]["uid"],
                    "image": str(wanted.options.get("image") or ""),
                    "executor_mb": objects.spark_worker_memory(wanted)[1] if self.kind == SPARK else 0,
@@ -296,6 +296,13 @@ class KubernetesFramework:
             if refused.reason != "AlreadyExists" and refused.status != 403:  # one we may not make may be there
                 raise
 
+    def _why(self, pods: list[Object]) -> str:
+        """What keeps pods from being ready, the master's first. Logs of Flink's processes hold the words of everybody's jobs:
+        those are not quoted."""
+        shown = pods if self.kind == SPARK else [_without_words(pod) for pod in pods]
+        told = ((pod, state_of(pod, now=clock.now()).reason) for pod in shown if not _is_ready(pod))
+        return "; ".join(f"{pod['metadata']['name']}: {reason}" for pod, reason in told if reason)[:1000]
+
     # -- the master itself -------------------------------------------------------------------------------------
 
     def _page(self, key: str, namespace: str, owner: Object) -> str:
@@ -338,10 +345,17 @@ def _restarts(pod: Object) -> int:
     return sum(int(one.get("restartCount") or 0) for one in (pod.get("status") or {}).get("containerStatuses") or ())
 
 
-def _why(pods: list[Object]) -> str:
-    """What keeps pods from being ready, the master's first."""
-    told = ((pod, state_of(pod, now=clock.now()).reason) for pod in pods if not _is_ready(pod))
-    return "; ".join(f"{pod['metadata']['name']}: {reason}" for pod, reason in told if reason)[:1000]
+def _without_words(pod: Object) -> Object:
+    """The pod without what its containers wrote last."""
+    status = pod.get("status") or {}
+    ends = [{**one, "state": _wordless(one.get("state")), "lastState": _wordless(one.get("lastState"))}
+            for one in status.get("containerStatuses") or ()]
+    return {**pod, "status": {**status, "containerStatuses": ends}}
+
+
+def _wordless(state: Object | None) -> Object:
+    ended = (state or {}).get("terminated")
+    return {**(state or {}), "terminated": {**ended, "message": ""}} if ended else dict(state or {})
 
 
 def _pending(pods: list[Object]) -> list[dict[str, Any]]:

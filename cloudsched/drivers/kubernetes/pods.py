@@ -17,7 +17,7 @@ from cloudsched import clock
 from cloudsched.drivers.agentfile import FILE_NAME, agent_digest, agent_pyz
 from cloudsched.drivers.base import OTHER, REQUEST, DriverError, Machine, Place, Wanted
 from cloudsched.drivers.kubernetes import kinds, names
-from cloudsched.drivers.kubernetes.client import METADATA_ONLY, Api, ApiRefused, Object
+from cloudsched.drivers.kubernetes.client import METADATA_LIST, METADATA_ONLY, Api, ApiRefused, Object
 from cloudsched.drivers.kubernetes.options import CARRIED, Options
 from cloudsched.drivers.kubernetes.pilot import manifest
 from cloudsched.drivers.kubernetes.podstates import state_of
@@ -225,7 +225,7 @@ class Pilots:
         if self._options.agent != CARRIED:
             return
         selector = f"{names.INSTANCE}={self._instance},{names.AGENT}"
-        for one in self._api.items(kinds.CONFIG_MAP.path(self._namespace), accept=METADATA_ONLY, labelSelector=selector):
+        for one in self._api.items(kinds.CONFIG_MAP.path(self._namespace), accept=METADATA_LIST, labelSelector=selector):
             digest = one["metadata"]["labels"][names.AGENT]
             if self._is_needed(digest):
                 continue
@@ -234,7 +234,7 @@ class Pilots:
                 self._give_agent()
 
     def _is_needed(self, digest: str) -> bool:
-        page = self._api.get(kinds.POD.path(self._namespace), accept=METADATA_ONLY, limit=1,
+        page = self._api.get(kinds.POD.path(self._namespace), accept=METADATA_LIST, limit=1,
                              labelSelector=f"{names.INSTANCE}={self._instance},{names.AGENT}={digest}")
         return bool(page.get("items"))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from cloudsched.drivers.base import Check, DriverError, Place, Wanted
 from cloudsched.drivers.kubernetes import kinds
+from cloudsched.drivers.kubernetes.access import is_loopback
 from cloudsched.drivers.kubernetes.client import Api, ApiRefused
 from cloudsched.drivers.kubernetes.options import CARRIED, Options
 from cloudsched.drivers.kubernetes.pods import Pilots
@@ -134,13 +134,6 @@ def _server_url(api: Api, place: Place, options: Options) -> Check:
     host = urlsplit(url).hostname or ""
     if not host:
         return Check("server url", ok=False, detail="server_url: the agents need a URL that pods can call; set the option")
-    if not _is_loopback(host) or _is_loopback(urlsplit(api.access.server).hostname or ""):
+    if not is_loopback(url) or is_loopback(api.access.server):
         return Check("server url", ok=True, detail=url)
     return Check("server url", ok=False, detail=f"server_url: pods cannot call {url}; set the option to an address they reach")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

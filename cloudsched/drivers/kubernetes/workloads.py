@@ -10,7 +10,7 @@ from typing import Any
 from cloudsched.drivers.base import OTHER, DriverError
 from cloudsched.drivers.kubernetes import kinds
 from cloudsched.drivers.kubernetes.client import APPLY, MANAGER, Api, ApiRefused, Object
-from cloudsched.drivers.kubernetes.diff import difference
+from cloudsched.drivers.kubernetes.diff import difference, owned
 from cloudsched.drivers.kubernetes.kinds import Kinds, Resource
 from cloudsched.errors import FieldError, Invalid
 
@@ -134,16 +134,20 @@ def _apply_one(api: Api, target: Target, *, dry_run: bool, force: bool, manager:
             refused.args = (refused.message,)
             raise
         after = target.manifest  # its namespace is one of those that this run would make
-    action = CREATED if before is None else UNCHANGED if _same(before, after, dry_run=dry_run) else CONFIGURED
+    action = CREATED if before is None else UNCHANGED if _same(before, after, manager, dry_run=dry_run) else CONFIGURED
     return Applied(target.resource.kind, target.namespace, target.name, action,
                    difference(before, after) if dry_run else "", after)
 
 
-def _same(before: Object, after: Object, *, dry_run: bool) -> bool:
-    """A dry run has no version of its own; another version may come from a status that was written meanwhile."""
+def _same(before: Object, after: Object, manager: str, *, dry_run: bool) -> bool:
+    """A dry run has no version of its own; another version may come from a status, or from a controller's own note, that was
+    written between our look and our apply."""
     if not dry_run and before["metadata"].get("resourceVersion") == after["metadata"].get("resourceVersion"):
         return True
-    return not difference(before, after)
+    if not difference(before, after):
+        return True
+    ours = owned(before, manager)
+    return not dry_run and ours[0] is not None and ours == owned(after, manager)
 
 
 def _conflicts(refused: ApiRefused) -> list[dict[str, str]]:

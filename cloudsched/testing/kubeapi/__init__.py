@@ -51,13 +51,14 @@ class _Fault:
 class KubeApi:
     """One cluster. `metrics`: metrics.k8s.io answers; `gone_as_status`: a watch that is too old gets HTTP 410 instead of an
     ERROR event; `bookmark_s`: how often a quiet watch hears where it is; `processes`: a directory, when pods shall run as
-    processes of this machine."""
+    processes of this machine; `habits`: those of nodes and controllers, from the first moment on."""
 
     def __init__(self, *, metrics: bool = False, gone_as_status: bool = False, bookmark_s: float = 60.0,
-                 processes: Path | None = None) -> None:
+                 processes: Path | None = None, habits: Habits | None = None) -> None:
         self.store = Store()
         self.api = Api(self.store)
-        self.habits = Habits(processes=processes)
+        self.habits = habits or Habits(processes=processes)
+        self.store.late_accounts = self.habits.account_s > 0
         self.kubelet = Kubelet(self.api, self.habits, write_log=self.write_log)
         self.controllers = Controllers(self.api, self.kubelet)
         self.metrics_on, self.gone_as_status, self.bookmark_s = metrics, gone_as_status, bookmark_s

@@ -70,12 +70,33 @@ def admit(store: Store, kind: Kind, thing: Object) -> None:
                          "field": "metadata.namespace"}])
     if kind.kind == "Pod":
         account = thing["spec"].get("serviceAccountName", "default")
-        if account != "default" and store.get(ACCOUNT, metadata["namespace"], account) is None:
+        if (account != "default" or store.late_accounts) and store.get(ACCOUNT, metadata["namespace"], account) is None:
             where = metadata["namespace"]
             raise answers.forbidden(kind, name, f"error looking up service account {where}/{account}: "
                                     f'serviceaccount "{account}" not found')
     for quota in store.all(QUOTA, metadata.get("namespace", "")) if kind.namespaced else ():
         _check_quota(store, kind, thing, quota, name)
+
+
+def node_ports(thing: Object) -> list[int]:
+    """Of a service, as far as they are said."""
+    return [int(one.get("nodePort") or 0) for one in (thing.get("spec") or {}).get("ports") or () if isinstance(one, dict)]
+
+
+def allocate(store: Store, kind: Kind, thing: Object, asked: list[int]) -> None:
+    """Each port of the nodes is given once: 422 for one that was asked for and is taken."""
+    if kind.kind != "Service":
+        return
+    own = (thing["metadata"]["namespace"], thing["metadata"]["name"])
+    taken = {port for one in store.all(kind) for port in node_ports(one)
+             if (one["metadata"]["namespace"], one["metadata"]["name"]) != own}
+    for place, port in enumerate((thing.get("spec") or {}).get("ports") or ()):
+        if port.get("nodePort") not in taken:
+            continue
+        if asked[place]:
+            raise answers.invalid(kind, own[1], (f"spec.ports[{place}].nodePort", f"Invalid value: {asked[place]}: provided "
+                                                 "port is already allocated"))
+        port["nodePort"] = next(one for one in range(30_000, 32_768) if one not in taken)
 
 
 def usage(store: Store, quota: Object) -> dict[str, float]:
@@ -113,7 +134,7 @@ def spend_budget(store: Store, pod: Object, *, dry_run: bool) -> None:
 
 
 def _check_quota(store: Store, kind: Kind, thing: Object, quota: Object, name: str) -> None:
-    hard = quota["spec"].get("hard") or {}
+    hard = (quota.get("status") or {}).get("hard") or {}  # it counts from when its controller has seen it
     added = {key: _counted(key, kind.kind, thing) for key in hard}
     title = quota["metadata"]["name"]
     if kind.kind == "Pod":

@@ -17,6 +17,7 @@ from cloudsched.testing.kubeapi.store import Store
 
 _FIXED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "name", "namespace")
 _GENERATED = "bcdfghjklmnpqrstvwxz2456789"
+NOT_READY = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
 _FOREGROUND, _ORPHAN = "foregroundDeletion", "orphan"
 
 
@@ -159,19 +160,26 @@ class Api:
             metadata.pop(key, None)
         if kind.kind in _FIRST_STATUS:
             thing.setdefault("status", copy.deepcopy(_FIRST_STATUS[kind.kind]))
+        if kind.kind == "Node" and not _is_ready(thing):
+            spec = thing.setdefault("spec", {})
+            spec["taints"] = [*(spec.get("taints") or ()), dict(NOT_READY)]
+        asked = admission.node_ports(thing)
         checks.default(kind, thing)
         checks.check(kind, thing, None)
         if self.store.get(kind, namespace, name) is not None:
             raise answers.already_exists(kind, name)
         admission.admit(self.store, kind, thing)
+        admission.allocate(self.store, kind, thing, asked)
         return thing if dry_run else self.store.put(kind, thing)
 
     def _settle(self, kind: Kind, live: Object, new: Object, *, dry_run: bool) -> Object:
         """Keep a changed object; the same one is no change, and one without its last finalizer is gone."""
         metadata = new["metadata"]
         metadata["resourceVersion"] = live["metadata"]["resourceVersion"]
+        asked = admission.node_ports(new)
         checks.default(kind, new)
         checks.check(kind, new, live)
+        admission.allocate(self.store, kind, new, asked)
         if _plain(new) == _plain(live):
             return live
         if new.get("spec") != live.get("spec") and "generation" in live["metadata"]:
@@ -245,6 +253,10 @@ _FIRST_STATUS: dict[str, Object] = {
     "Service": {"loadBalancer": {}},
     "Deployment": {}, "StatefulSet": {"replicas": 0}, "ReplicaSet": {"replicas": 0}, "DaemonSet": {}, "Job": {},
 }
+
+
+def _is_ready(node: Object) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in (node.get("status") or {}).get("conditions") or ())
 
 
 def _key(thing: Object) -> tuple[str, str]:

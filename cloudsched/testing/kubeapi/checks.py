@@ -285,7 +285,7 @@ def _changed_faults(kind: Kind, thing: Object, live: Object) -> Faults:
             thing.get(one) != live.get(one) for one in contents):
         return [("data", "Forbidden: field is immutable when `immutable` is set")]
     if kind.kind == "Job" and spec.get("template") != old.get("template"):
-        return [("spec.template", f"Invalid value: {json.dumps(spec.get('template'))[:200]}: {_IMMUTABLE}")]
+        return [("spec.template", f"Invalid value: core.PodTemplateSpec{json.dumps(spec.get('template'))}: {_IMMUTABLE}")]
     if kind.kind in ("Deployment", "DaemonSet") and spec.get("selector") != old.get("selector"):
         return [("spec.selector", f"Invalid value: {json.dumps(spec.get('selector'))}: {_IMMUTABLE}")]
     if kind.kind == "StatefulSet":

@@ -16,7 +16,7 @@ from typing import Any
 
 from cloudsched.testing.kubeapi import admission, checks, kinds
 from cloudsched.testing.kubeapi.answers import Refused
-from cloudsched.testing.kubeapi.api import Api, now
+from cloudsched.testing.kubeapi.api import NOT_READY, Api, now
 from cloudsched.testing.kubeapi.kinds import Kind, Object
 from cloudsched.testing.kubeapi.kubelet import Kubelet
 from cloudsched.testing.kubeapi.quantities import amount
@@ -27,6 +27,8 @@ POD, JOB, REPLICA_SET = kinds.of("Pod"), kinds.of("Job"), kinds.of("ReplicaSet")
 NAMESPACE, NODE, BUDGET, QUOTA = (kinds.of(one) for one in ("Namespace", "Node", "PodDisruptionBudget", "ResourceQuota"))
 CLAIM, CONFIG, ACCOUNT = (kinds.of(one) for one in ("PersistentVolumeClaim", "ConfigMap", "ServiceAccount"))
 MANAGER = "kube-controller-manager"
+REVISION = "deployment.kubernetes.io/revision"
+TRACKED = "batch.kubernetes.io/job-tracking"
 _BUILT_IN = {(one.api_version, one.kind): one for one in kinds.BUILT_IN}
 log = logging.getLogger(__name__)
 
@@ -185,6 +187,10 @@ class Controllers:
     def _namespace(self, thing: Object) -> None:
         name = thing["metadata"]["name"]
         if not thing["metadata"].get("deletionTimestamp"):
+            young_s = self.kubelet.habits.account_s - (time.time() - _epoch(thing["metadata"]["creationTimestamp"]))
+            if young_s > 0:
+                self.later((NAMESPACE, "", name), young_s)
+                return
             for kind, given in ((ACCOUNT, {"metadata": {"name": "default"}}),
                                 (CONFIG, {"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": "none"}})):
                 if self.store.get(kind, name, given["metadata"]["name"]) is None:
@@ -206,6 +212,9 @@ class Controllers:
     # -- pods and nodes ----------------------------------------------------------------------------------------
 
     def _pod(self, thing: Object) -> None:
+        if TRACKED in (thing["metadata"].get("finalizers") or ()) and self._is_counted(thing):
+            self._without_finalizer(POD, thing, TRACKED)
+            return
         again_s = self.kubelet.look(thing)
         if again_s is not None:
             self.later((POD, thing["metadata"]["namespace"], thing["metadata"]["name"]), again_s)
@@ -215,11 +224,33 @@ class Controllers:
         self._touch_all(BUDGET, thing["metadata"]["namespace"])
         self._touch_all(QUOTA, thing["metadata"]["namespace"])
 
-    def _node(self, _thing: Object) -> None:
+    def _is_counted(self, pod: Object) -> bool:
+        """A job's pod is held until the job has counted it, or does not count any more."""
+        if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+            return True
+        metadata = pod["metadata"]
+        jobs = [self.store.get(JOB, metadata["namespace"], one["name"]) for one in metadata.get("ownerReferences") or ()
+                if one["kind"] == "Job"]
+        return all(job is None or job["metadata"].get("deletionTimestamp") or metadata.get("deletionTimestamp") for job in jobs)
+
+    def _node(self, thing: Object) -> None:
+        if (thing["metadata"].get("annotations") or {}).get("kwok.x-k8s.io/node") == "fake":
+            self._simulate(thing)
         self._wake_waiting_pods()
         for kind, sets in ((kinds.of("DaemonSet"), self.store.all(kinds.of("DaemonSet"))),):
             for one in sets:
                 self._touch(kind, one)
+
+    def _simulate(self, thing: Object) -> None:
+        """A node that somebody made by hand: what its simulator says of it, and the taint that it then loses."""
+        status, at = thing.get("status") or {}, now()
+        if not any(one["type"] == "Ready" for one in status.get("conditions") or ()):
+            self._status(NODE, thing, phase="Running", addresses=[{"type": "InternalIP", "address": "10.0.0.1"}],
+                         nodeInfo={"kubeletVersion": "fake", "operatingSystem": "linux", "architecture": "amd64"},
+                         conditions=[{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready",
+                                      "lastHeartbeatTime": at, "lastTransitionTime": at}])
+        elif NOT_READY in (thing["spec"].get("taints") or ()):
+            self._change(NODE, thing, lambda new: new["spec"]["taints"].remove(NOT_READY))
 
     def _wake_waiting_pods(self) -> None:
         for namespace, name in list(self.kubelet.waiting):
@@ -247,6 +278,8 @@ class Controllers:
         for one in owned:
             self._scale(one, thing["spec"]["replicas"] if one["metadata"]["name"] == name else 0)
         owned = [one for kind, one in self.store.owned_by(thing["metadata"]["uid"]) if kind == REPLICA_SET]
+        self._change(kinds.of("Deployment"), thing, lambda new: new["metadata"].setdefault("annotations", {}).update(
+            {REVISION: str(len(owned))}))
         ready = sum((one.get("status") or {}).get("readyReplicas", 0) for one in owned)
         total = sum((one.get("status") or {}).get("replicas", 0) for one in owned)
         good = ready >= thing["spec"]["replicas"]
@@ -435,7 +468,7 @@ class Controllers:
         self._status(QUOTA, thing, hard=thing["spec"].get("hard") or {}, used=used)
 
     def _claim(self, thing: Object) -> None:
-        if (thing.get("status") or {}).get("phase") != "Bound":
+        if self.kubelet.habits.storage and (thing.get("status") or {}).get("phase") != "Bound":
             self._status(CLAIM, thing, phase="Bound", accessModes=thing["spec"]["accessModes"],
                          capacity=thing["spec"]["resources"]["requests"])
 
@@ -457,8 +490,9 @@ class Controllers:
             spec["volumes"] = [*(spec.get("volumes") or ()), *claims]
         for container in spec["containers"] if env else ():
             container["env"] = [*(container.get("env") or ()), *env]
+        held = {"finalizers": [TRACKED]} if owner["kind"] == "Job" else {}
         self._create(POD, owner, {"spec": spec, "metadata": {
-            **metadata, "labels": {**(given.get("labels") or {}), **metadata.get("labels", {})},
+            **metadata, **held, "labels": {**(given.get("labels") or {}), **metadata.get("labels", {})},
             "annotations": {**(given.get("annotations") or {}), **metadata.get("annotations", {})}}})
 
     def _create(self, kind: Kind, owner: Object, body: Object) -> Object:

@@ -18,7 +18,7 @@ from cloudsched.testing.kubeapi.kinds import Object
 from cloudsched.testing.kubeapi.processes import PodProcess, missing_source
 from cloudsched.testing.kubeapi.quantities import amount, asked, missing
 
-POD, NODE = kinds.of("Pod"), kinds.of("Node")
+POD, NODE, CLAIM = kinds.of("Pod"), kinds.of("Node"), kinds.of("PersistentVolumeClaim")
 MANAGER = "kubelet"
 LOOK_S = 0.02
 _ENDED = ("Succeeded", "Failed")
@@ -29,8 +29,10 @@ _WAITING = {"ImagePullBackOff": 'Back-off pulling image "{image}"', "ErrImagePul
 
 @dataclass
 class Habits:
-    """How the nodes behave. `images`: image -> why its container does not start; `start_s`, `stop_s`: how long a pod takes;
-    `job_s`: after how long a job's pod succeeds (None: never by itself); `processes`: where pods really run."""
+    """How nodes and controllers behave. `images`: image -> why its container does not start; `start_s`, `stop_s`: how long a
+    pod takes; `job_s`: after how long a job's pod succeeds (None: never by itself); `processes`: where pods really run;
+    `answers`: nodes and pods can be asked for logs and pages; `storage`: volume claims are bound; `account_s`: how old a
+    namespace is when it gets its default account; `latency_s`: of each request."""
 
     images: dict[str, str] = field(default_factory=dict)
     exits: dict[str, int] = field(default_factory=dict)
@@ -38,6 +40,10 @@ class Habits:
     stop_s: float = 0.0
     job_s: float | None = 0.0
     processes: Path | None = None
+    answers: bool = True
+    storage: bool = True
+    account_s: float = 0.0
+    latency_s: float = 0.0
 
 
 class Kubelet:
@@ -89,6 +95,11 @@ class Kubelet:
         if pod["metadata"].get("deletionTimestamp"):
             return None
         nodes = self.store.all(NODE)
+        if self._lacks_volume(pod):
+            self.waiting.add(place)
+            self._conditions(pod, {"PodScheduled": ("False", "Unschedulable", f"0/{len(nodes)} nodes are available: pod has "
+                                                    "unbound immediate PersistentVolumeClaims.")})
+            return None
         refusals = {node["metadata"]["name"]: self._refusal(node, pod) for node in nodes}
         fitting = [name for name, why in refusals.items() if not why]
         if not fitting:
@@ -108,6 +119,12 @@ class Kubelet:
         self._use(new)
         self.store.put(POD, new)
         return None
+
+    def _lacks_volume(self, pod: Object) -> bool:
+        claims = [one["persistentVolumeClaim"]["claimName"] for one in pod["spec"].get("volumes") or ()
+                  if "persistentVolumeClaim" in one]
+        found = [self.store.get(CLAIM, pod["metadata"]["namespace"], name) for name in claims]
+        return not self.habits.storage and any(one and (one.get("status") or {}).get("phase") != "Bound" for one in found)
 
     def _refusal(self, node: Object, pod: Object) -> str:
         spec, labels = pod["spec"], node["metadata"].get("labels") or {}

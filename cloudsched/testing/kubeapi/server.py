@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _PATCHES = {"application/merge-patch+json": "merge", "application/json-patch+json": "json",
             "application/strategic-merge-patch+json": "strategic", "application/apply-patch+yaml": "apply"}
-_PARTIAL = ("PartialObjectMetadata;", "PartialObjectMetadataList;")
+_PARTIAL = ("PartialObjectMetadata", "PartialObjectMetadataList")
 _LOST, _UNREACHABLE, _HANGS = "answer_lost", "unreachable", "hangs"
 WATCH_S = 300.0
 
@@ -97,6 +97,8 @@ class Handler(BaseHTTPRequestHandler):
         path = [unquote(one) for one in parts.path.strip("/").split("/")]
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         kube.seen.append((self.command, parts.path, self._query))
+        if kube.habits.latency_s:
+            time.sleep(kube.habits.latency_s)
         fault = kube.take_fault(self.command, parts.path)
         if fault in (_UNREACHABLE, _HANGS):
             if fault == _HANGS:
@@ -129,6 +131,8 @@ class Handler(BaseHTTPRequestHandler):
             return 200, {"major": "1", "minor": "37", "gitVersion": "v1.37.0-standin", "platform": "linux/amd64"}
         if path in (["api"], ["apis"]) or (path[0] == "api" and len(path) == 2) or (path[0] == "apis" and len(path) in (2, 3)):
             return 200, self._discovery(path)
+        if "proxy" in path and not kube.habits.answers:
+            raise Refused(503, "ServiceUnavailable", "error trying to reach service: dial tcp 10.0.0.1:8080: i/o timeout")
         found = self._resolve(path)
         if found is None:
             return 404, "404 page not found\n"
@@ -261,9 +265,15 @@ class Handler(BaseHTTPRequestHandler):
         return 201, {**body, "status": {"allowed": allowed} | ({} if allowed else {"reason": "no rule allows it"})}
 
     def _shaped(self, body: Object) -> Object:
-        """Only the metadata, when the caller wants no more."""
-        if not any(one in self.headers.get("Accept", "").replace("as=", "") for one in _PARTIAL):
+        """Only the metadata, when the first that the caller accepts says so; 406 for a list where one object is said, and the
+        other way round, even when the caller would take more."""
+        first = self.headers.get("Accept", "").split(",")[0]
+        wanted = next((one for one in _PARTIAL if f"as={one};" in first + ";"), "")
+        if not wanted:
             return body
+        if (wanted == _PARTIAL[1]) != ("items" in body):
+            is_list = "is a list" if "items" in body else "is not a list"
+            raise Refused(406, "NotAcceptable", f"you requested {wanted}, but the requested object {is_list} (*{body['kind']})")
         if "items" in body:
             return {**body, "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
                     "items": [_partial(one) for one in body["items"]]}
@@ -304,6 +314,9 @@ class Handler(BaseHTTPRequestHandler):
             raise answers.bad_request(f"container {container} is not valid for pod {name}")
         if not pod["spec"].get("nodeName") or (pod.get("status") or {}).get("phase") == "Pending":
             raise answers.bad_request(f'container "{container}" in pod "{name}" is waiting to start: ContainerCreating')
+        if not kube.habits.answers:
+            where = f"https://10.0.0.1:10250/containerLogs/{namespace}/{name}/{container}"
+            raise Refused(500, "InternalError", f'Get "{where}": dial tcp 10.0.0.1:10250: connect: connection refused')
         self._stream(self._lines(f"{namespace}/{name}", container), "text/plain")
 
     def _lines(self, pod: str, container: str) -> Iterator[bytes]:

@@ -32,6 +32,7 @@ class Store:
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.version = 1
+        self.late_accounts = False  # a new namespace has no default account, so that it takes no pods yet
         self.dirty: deque[Place] = deque()
         self.gone: dict[Place, Object] = {}  # what was dropped and not yet looked at
         self._dirty: set[Place] = set()

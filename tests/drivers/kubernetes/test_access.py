@@ -69,6 +69,13 @@ def test_what_cannot_be_used_is_refused_by_name(text: str, options: dict[str, An
     assert "very-secret" not in repr((caught.value, caught.value.errors, caught.value.__cause__))
 
 
+@pytest.mark.parametrize("user", [{}, None])
+def test_who_has_no_credentials_is_nobody(user: Any) -> None:
+    facts = yaml.safe_load(config())
+    facts["users"][0]["user"] = user
+    assert from_text(yaml.safe_dump(facts)).namespace == "one"
+
+
 def test_a_file_may_name_files_beside_it(kube: KubeApi, tmp_path: Path) -> None:
     facts = json.loads(kube.kubeconfig())
     facts["users"][0]["user"] = {"tokenFile": "token"}
@@ -147,3 +154,19 @@ def test_old_protocols_are_not_spoken(verify: bool) -> None:
     from cloudsched.drivers.kubernetes.access import _tls
 
     assert _tls(b"", b"", b"", verify=verify).minimum_version >= ssl.TLSVersion.TLSv1_2
+
+
+def test_no_proxy_leads_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://proxy.example:3128")
+    urls = ("http://127.0.0.1:6443", "https://localhost:6443", "https://[::1]:6443", "https://10.0.0.1:6443")
+    drivers = [from_text(config(cluster={"server": url})) for url in urls]
+    assert [bool(one._api.access.client.configuration.proxy) for one in drivers] == [False, False, False, True]
+
+
+def test_authorities_as_clusters_make_them_are_good_enough() -> None:
+    from cloudsched.drivers.kubernetes.access import _tls
+
+    assert not _tls(b"", b"", b"", verify=True).verify_flags & ssl.VERIFY_X509_STRICT

@@ -18,8 +18,10 @@ def job(name: str = "job 1", **facts: Any) -> BatchJob:
     return BatchJob(name, ["true"], **{"image": "example/job:1", "memory_mb": 64, **facts})
 
 
-def ends(driver: KubernetesDriver, name: str = "job 1") -> BatchState:
+def ends(driver: KubernetesDriver, name: str = "job 1", cluster: Cluster | None = None) -> BatchState:
     def look() -> BatchState | None:
+        if cluster is not None:
+            cluster.help_jobs(driver.namespace)
         found = driver.states([name]).get(name)
         return found if found is not None and found.state not in ("queued", "running") else None
 
@@ -27,13 +29,18 @@ def ends(driver: KubernetesDriver, name: str = "job 1") -> BatchState:
     return ended
 
 
-def test_many_jobs_in_one_call(driver: KubernetesDriver) -> None:
+def test_many_jobs_in_one_call(cluster: Cluster, driver: KubernetesDriver) -> None:
     jobs = [job(f"job {number}") for number in range(20)]
     submitted = driver.submit(jobs)
     assert [one.name for one in submitted] == [one.name for one in jobs]
     again = driver.submit(jobs)
     assert [one.external_id for one in again] == [one.external_id for one in submitted]
-    until(lambda: {one.state for one in driver.states().values()} == {"succeeded"}, "all have ended", 90)
+
+    def all_have_ended() -> bool:
+        cluster.help_jobs(driver.namespace)
+        return {one.state for one in driver.states().values()} == {"succeeded"}
+
+    until(all_have_ended, "all have ended", 90)
     states = driver.states(["job 3", "never there"])
     assert list(states) == ["job 3"]
     assert (states["job 3"].succeeded, states["job 3"].failed) == (1, 0)
@@ -43,9 +50,9 @@ def test_many_jobs_in_one_call(driver: KubernetesDriver) -> None:
     driver.cancel(["job 1", "never there"])
 
 
-def test_an_array_is_one_job_with_numbered_tasks(driver: KubernetesDriver) -> None:
+def test_an_array_is_one_job_with_numbered_tasks(cluster: Cluster, driver: KubernetesDriver) -> None:
     driver.submit([job(tasks=5, parallel=2)])
-    ended = ends(driver)
+    ended = ends(driver, cluster=cluster)
     assert (ended.state, ended.succeeded) == ("succeeded", 5)
 
 

@@ -20,7 +20,8 @@ class TestKubernetesContract(DriverContract):
         for driver in self._drivers:
             for machine in driver.machines():
                 driver.destroy(machine.name, machine.handle)
-        left = [one for kind in ("Pod", "Secret") for one in cluster.admin.objects(kind, namespace=space)]
+        left = [one for kind in ("Pod", "Secret")
+                for one in cluster.admin.objects(kind, namespace=space, selector="app.kubernetes.io/managed-by=cloudsched")]
         assert left == []
 
     def place(self, name: str) -> Place:

@@ -56,8 +56,8 @@ def test_a_cluster_comes_and_goes(cluster: Cluster, space: str, kind: str) -> No
     handle = framework.launch(asked, {}, saved)
     assert saved == [handle]
     cluster.running(space, 3)
-    seen = framework.look(asked, handle)
-    assert (seen.master, seen.workers, seen.facts["pending"]) == (True, 2, [])
+    seen = until(lambda: (seen := framework.look(asked, handle)).master and seen.workers == 2 and seen, "it is up")
+    assert seen.facts["pending"] == []
     objects = [one for kind in ("ConfigMap", "Service", "StatefulSet", "Pod")
                for one in cluster.admin.objects(kind, namespace=space, selector=f"{CLUSTER_ID}=7")]
     assert len(objects) >= 6
@@ -67,7 +67,7 @@ def test_a_cluster_comes_and_goes(cluster: Cluster, space: str, kind: str) -> No
     assert framework.clusters() == []
     assert cluster.admin.pods(space) == []
     kept = [one["metadata"]["name"] for one in cluster.admin.objects("ConfigMap", namespace=space)]
-    assert kept == ["kube-root-ca.crt"]
+    assert not [one for one in kept if asked.key in one]
     framework.stop(asked, handle)  # what is gone is no error
 
 
@@ -302,6 +302,20 @@ def test_a_job_that_succeeds(kube: KubeApi, spark: KubernetesFramework, code: st
     assert spark.log(seen, handle, offset=len(text)) == b""
     on(kube).forget(handle)
     assert not [one for one in left(kube) if "job-1" in one]
+
+
+def test_a_job_whose_node_gives_no_log(kube: KubeApi, spark: KubernetesFramework, code: str) -> None:
+    """How it is, is known without its log; and the node is not asked at every look."""
+    kube.habits.job_s, kube.habits.answers = None, False
+    seen, handle = run(spark, code)
+    pod = pod_of(kube)
+    kube.seen.clear()
+    assert [(told.state, told.application_id) for told in (spark.job(seen, handle) for _ in range(3))] == [(RUNNING, "")] * 3
+    assert len([path for _, path, _ in kube.seen if path.endswith(f"/{pod}/log")]) == 1
+    with pytest.raises(DriverError, match="connection refused"):
+        spark.log(seen, handle)
+    spark.kill(seen, handle)
+    assert spark.job(seen, handle).state == KILLED
 
 
 def test_a_job_that_fails(kube: KubeApi, spark: KubernetesFramework, code: str) -> None:

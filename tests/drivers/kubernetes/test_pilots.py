@@ -65,7 +65,7 @@ def test_what_a_pilot_is_made_of(cluster: Cluster, driver: KubernetesDriver, spa
     assert len(driver.objects("ConfigMap", selector="cloudsched.io/agent")) == 1
     driver.destroy("another", {})
     assert driver.objects("ConfigMap", selector="cloudsched.io/agent") == []
-    assert driver.objects("Secret") == []
+    assert driver.objects("Secret", selector="app.kubernetes.io/managed-by=cloudsched") == []
 
 
 def test_whoever_deletes_the_pod_has_deleted_the_secret(driver: KubernetesDriver) -> None:
@@ -88,12 +88,13 @@ def test_a_quota_is_told_apart(driver: KubernetesDriver, space: str) -> None:
     driver.apply([{"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "1"}}}])
     until(lambda: (driver.get("ResourceQuota", "q") or {}).get("status", {}).get("hard"), "the quota is known")
     driver.boot(wanted("fits"))
+    until(lambda: (driver.get("ResourceQuota", "q") or {}).get("status", {}).get("used") == {"pods": "1"}, "it is counted")
     with pytest.raises(DriverError, match="exceeded quota: q") as caught:
         driver.boot(wanted("too-many"))
     assert caught.value.code == base.QUOTA
     assert [one.name for one in driver.machines()] == ["fits"]
     driver.destroy("fits", {})
-    assert driver.objects("Secret") == []
+    assert driver.objects("Secret", selector="app.kubernetes.io/managed-by=cloudsched") == []
 
 
 def test_a_namespace_that_is_missing_is_named_or_made(cluster: Cluster) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from cloudsched.drivers.kubernetes import Selection
 from cloudsched.drivers.kubernetes.names import PLACE
-from tests.drivers.kubernetes.conftest import Cluster, until
+from tests.drivers.kubernetes.conftest import PATIENCE, Cluster, until
 from tests.drivers.kubernetes.test_pilots import wanted
 
 PODS = 1000
@@ -26,5 +26,5 @@ def test_a_thousand_pods(cluster: Cluster, space: str) -> None:
     assert len(driver.pods(selector=f"!{PLACE}")) == PODS
     driver.destroy("node-1", {})
     driver.apply([{**body, "metadata": {**body["metadata"], "labels": {"set": "many"}}}])
-    driver.delete(Selection("set=many"), timeout_s=300, grace_s=0)
+    driver.delete(Selection("set=many"), timeout_s=300 * PATIENCE, grace_s=0)
     assert driver.pods() == []

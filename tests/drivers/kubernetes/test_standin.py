@@ -205,3 +205,62 @@ def test_taints_and_cordon_keep_pods_away(ask: Client) -> None:
     until(lambda: "untolerated taint {spot: yes}" in why() and "1 node(s) were unschedulable" in why(), "both say why")
     ask("PATCH", "/api/v1/nodes/node-1", {"spec": {"unschedulable": None}}, headers=MERGE)
     until(lambda: ask.kube.runs("default/p"), "it runs")
+
+
+def test_metadata_alone_has_a_form_for_one_and_one_for_lists(ask: Client) -> None:
+    ask("POST", MAPS, config("one"))
+    one, many = ({"Accept": f"application/json;as={sort};g=meta.k8s.io;v=v1,application/json"}
+                 for sort in ("PartialObjectMetadata", "PartialObjectMetadataList"))
+    assert "data" not in ask("GET", MAPS + "/one", headers=one)[1]
+    assert ask("GET", MAPS, headers=many)[1]["kind"] == "PartialObjectMetadataList"
+    for path, wrong in ((MAPS, one), (MAPS + "/one", many)):
+        code, body = ask("GET", path, headers=wrong)
+        assert (code, body["reason"]) == (406, "NotAcceptable")
+
+
+def test_a_node_made_by_hand_takes_pods_when_its_simulator_has_seen_it(kube: KubeApi, ask: Client) -> None:
+    kube.controllers.paused = True
+    node = {"metadata": {"name": "by-hand", "annotations": {"kwok.x-k8s.io/node": "fake"}}}
+    _, made = ask("POST", "/api/v1/nodes", node)
+    assert made["spec"]["taints"] == [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]
+    kube.controllers.paused = False
+
+    def ready() -> bool:
+        live = ask("GET", "/api/v1/nodes/by-hand")[1]
+        return not live["spec"]["taints"] and live["status"]["conditions"][0]["status"] == "True"
+
+    until(ready, "it is ready")
+
+
+def test_a_pod_of_a_job_is_held_until_it_is_counted(kube: KubeApi, ask: Client) -> None:
+    kube.habits.job_s = None
+    spec = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i:1"}]}
+    ask("POST", "/apis/batch/v1/namespaces/default/jobs", {"metadata": {"name": "j"}, "spec": {"template": {"spec": spec}}})
+    [pod] = until(lambda: [one for one in kube.things("Pod") if one["status"]["phase"] == "Running"], "it runs")
+    assert pod["metadata"]["finalizers"] == ["batch.kubernetes.io/job-tracking"]
+    kube.end_pod("default", pod["metadata"]["name"], exit_code=0)
+    until(lambda: "finalizers" not in kube.things("Pod")[0]["metadata"], "it is counted")
+
+
+def test_claims_that_nobody_binds_hold_their_pods_back(kube: KubeApi, ask: Client) -> None:
+    kube.habits.storage = False
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    ask("POST", "/api/v1/namespaces/default/persistentvolumeclaims", {"metadata": {"name": "c"}, "spec": claim})
+    ask("POST", "/api/v1/namespaces/default/pods", {"metadata": {"name": "p"}, "spec": {
+        "containers": [{"name": "c", "image": "i:1"}],
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}})
+    until(lambda: "unbound" in str(kube.things("Pod")[0]["status"].get("conditions")), "it is told")
+
+
+def test_a_port_of_the_nodes_is_given_once(ask: Client) -> None:
+    def service(name: str, **port: int) -> dict[str, Any]:
+        return {"metadata": {"name": name}, "spec": {"type": "NodePort", "ports": [{"port": 80, **port}]}}
+
+    path = "/api/v1/namespaces/default/services"
+    code, first = ask("POST", path, service("one"))
+    port = first["spec"]["ports"][0]["nodePort"]
+    assert (code, port in range(30_000, 32_768)) == (201, True)
+    code, body = ask("POST", path, service("two", nodePort=port))
+    assert (code, body["details"]["causes"][0]["field"]) == (422, "spec.ports[0].nodePort")
+    assert "provided port is already allocated" in body["message"]
+    assert ask("PUT", path + "/one", first)[0] == 200
