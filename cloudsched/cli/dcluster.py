@@ -47,11 +47,11 @@ def configure(parser: argparse.ArgumentParser, name: str) -> None:
     status = add_action(actions, "status", _of(name, run_status), "the state of clusters")
     status.add_argument("clusters", nargs="+", metavar="ID|NAME")
     ended = add_action(actions, "terminate", _of(name, run_terminate), "take clusters away, their jobs first")
-    ended.add_argument("clusters", nargs="+", metavar="ID")
+    ended.add_argument("clusters", nargs="+", metavar="ID|NAME")
     _add_submit(add_action(actions, "submit", _of(name, run_submit), "submit a job; prints its id"))
     jobs = add_action(actions, "jobs", _of(name, run_jobs), "list jobs, newest first")
     jobs.add_argument("--status", metavar="STATE", help="submitted, queued, running, succeeded, failed, terminated, ...")
-    jobs.add_argument("--limit", type=positive, default=100, metavar="N", help="look at the newest N jobs (default 100)")
+    jobs.add_argument("--limit", type=positive, default=100, metavar="N", help="the newest N jobs (default 100, at most 1000)")
     add_watch(jobs)
     for verb, run, text in (("info", run_info, "everything about jobs"), ("kill", run_kill, "end jobs")):
         add_action(actions, verb, _of(name, run), text).add_argument("jobs", nargs="+", type=whole, metavar="JOB")
@@ -134,7 +134,12 @@ def run_terminate(args: argparse.Namespace, kind: str) -> int:
     session = open_session(args)
     api = Api(session)
     method, path = _TERMINATE[kind]
-    return for_each(args.clusters, lambda one: _said(session, one, api(method, path + quote(one, safe=""))))
+
+    def end(one: str) -> int:
+        number = one if one.isascii() and one.isdigit() else _number_of(session, one, kind)
+        return _said(session, one, api(method, f"{path}{number}"))
+
+    return for_each(args.clusters, end)
 
 
 def run_submit(args: argparse.Namespace, kind: str) -> int:
@@ -170,10 +175,9 @@ def run_submit(args: argparse.Namespace, kind: str) -> int:
 def run_jobs(args: argparse.Namespace, kind: str) -> int:
     session = open_session(args)
     api = Api(session)
-    query = {"limit": min(args.limit, 1000), **({"status": args.status} if args.status else {})}
+    query = {"jobType": kind, "limit": min(args.limit, 1000), **({"status": args.status} if args.status else {})}
     listing = Listing(JOBS, job_row, f"no jobs (submit one with: cloudsched {kind} submit MODULE)")
-    return show_list(args, session, listing, fetch=lambda: [
-        one for one in api("GET", "/job/list", **query) if one.get("jobType") == kind])
+    return show_list(args, session, listing, fetch=lambda: api("GET", "/job/list", **query))
 
 
 def run_info(args: argparse.Namespace, _: str) -> int:
@@ -315,6 +319,16 @@ def _not_yet(session: Session, kind: str, number: int, state: str) -> int:
 
 def _because(job: dict[str, Any]) -> str:
     return f" ({job['reason']})" if job.get("reason") else ""
+
+
+def _number_of(session: Session, name: str, kind: str) -> int:
+    """The id of the cluster of this name: the API takes clusters away by their ids alone. Raises NotFound."""
+    from cloudsched.client.errors import NotFoundError
+
+    found = session.client.get(f"/clusters/{quote(name, safe='')}")
+    if found["kind"] != kind:
+        raise NotFoundError(404, f"it is a {found['kind']} cluster, not one of {kind}")
+    return int(found["id"])
 
 
 def _said(session: Session, what: Any, value: Any) -> int:

@@ -27,15 +27,13 @@ from cloudsched.services.settling import BACKOFF_MAX_S, after_end
 from cloudsched.settings.dcluster import Dcluster
 from cloudsched.store import clusters, dcluster, jobs
 from cloudsched.store.db import Tx, write
-from cloudsched.store.dcluster import FrameworkJob
+from cloudsched.store.dcluster import Extra, FrameworkJob
 from cloudsched.store.moves import move
 
 log = logging.getLogger(__name__)
 WAIT_S = 15.0  # a job that waits for its cluster is woken when that changes; this is for what nobody tells of
 RETRY_S = 5.0
 SUBMIT_LIMIT_S = 600.0
-# How long a cluster that is not ours may stay silent before a job on it counts as ended, unproved.
-GIVE_UP_S = 300.0
 NEW_MOST = 200
 # What the driver says -> event of moves.JOB; what was killed or lost by others than us has failed.
 _EVENTS = {words.SUCCEEDED: "succeed", words.FAILED: "fail", words.KILLED: "fail", words.LOST: "fail"}
@@ -48,6 +46,7 @@ class JobSteps:
     def __init__(self, frameworks: Frameworks, section: Dcluster, *, holder: str, instance: str) -> None:
         self._frameworks, self._section, self._holder, self._instance = frameworks, section, holder, instance
         self._ending: dict[int, float] = {}  # jobs on clusters of others: since when they are to end
+        self._silent: dict[int, float] = {}  # jobs on clusters of others that cannot be asked: since when
         self._by_state: dict[str, Callable[[FrameworkJob], float]] = {
             "pending": self._pending, "held": lambda _: RETRY_S, "queued": lambda _: RETRY_S, "assigned": self._assigned,
             "running": self._running}
@@ -123,6 +122,9 @@ class JobSteps:
             assert cluster is not None
             if cluster.state not in moves.CLUSTER_UP or not cluster.workers_ready:
                 return WAIT_S
+        elif extra.submitted_at is None and (refusal := _refusal(extra)):
+            self._settle(found, "fail", reason=refusal, retry=False)
+            return 0.0
         if extra.submitted_at is None and not write(lambda tx: dcluster.take_slot(
                 tx, job.id, cluster_id=extra.cluster_id, address=extra.address, most=self._section.jobs_per_cluster,
                 at=clock.now(), holder=self._holder)):
@@ -149,17 +151,20 @@ class JobSteps:
             handle = framework.submit(seen, self._wanted(found), handle,
                                       lambda made: self._note(found, handle=json.dumps(dict(made))))
         except DriverError as error:
-            late = clock.now() - (found.extra.submitted_at or clock.now()) > SUBMIT_LIMIT_S
+            since = found.extra.submitted_at or clock.now()
+            most_s = self._section.external_give_up_s if found.extra.address else SUBMIT_LIMIT_S
+            late = error.transient and clock.now() - since > most_s
             if error.transient and not late:
+                self._note_silence(found, error, since=since, most_s=most_s)
                 raise
-            self._settle(found, "fail", reason=str(error)[:500])
+            self._settle(found, "fail", reason=str(error)[:500] + (f"; given up after {most_s:g} s" if late else ""))
             return 0.0
         at, limit_s = clock.now(), found.job.time_limit_s
 
         def start(tx: Tx) -> None:
             self._must(dcluster.update(tx, found.job.id, lease=self._holder, at=at, handle=json.dumps(dict(handle)),
                                        deadline=None if limit_s is None else at + limit_s))
-            self._must(move(tx, "job", found.job.id, "start", at=at, started_at=at,
+            self._must(move(tx, "job", found.job.id, "start", at=at, started_at=at, reason=None,
                             note={"cluster": found.extra.cluster_id, "attempt": found.job.attempt}))
 
         write(start)
@@ -185,7 +190,10 @@ class JobSteps:
         try:
             seen = framework.job(self._seen(found, cluster), json.loads(found.extra.handle))
         except DriverError as error:
+            if found.extra.address and found.extra.deadline is not None and at >= found.extra.deadline:
+                return self._time_out(found, cluster)
             if not gone:
+                self._note_silence(found, error)
                 raise
             seen = JobSeen(words.LOST, reason=str(error))  # who could tell is there no more
         if seen.state in words.ENDED:
@@ -194,8 +202,9 @@ class JobSteps:
             ended = self._cluster_ended(found, cluster)
             assert ended is not None
             return ended
+        self._note_answer(found)
         if found.extra.deadline is not None and at >= found.extra.deadline:
-            return self._kill(found, cluster, "time_out", f"it ran longer than its limit of {found.job.time_limit_s:g} s")
+            return self._time_out(found, cluster)
         self._keep_log(found, cluster, framework, seen)
         return self._section.job_poll_interval_s
 
@@ -245,6 +254,9 @@ class JobSteps:
 
     # its end
 
+    def _time_out(self, found: FrameworkJob, cluster: Cluster | None) -> float:
+        return self._kill(found, cluster, "time_out", f"it ran longer than its limit of {found.job.time_limit_s:g} s")
+
     def _cancel(self, found: FrameworkJob) -> float:
         cluster = clusters.get(found.extra.cluster_id) if found.extra.cluster_id else None
         return self._kill(found, cluster, "cancel", found.extra.end_reason or "it was terminated")
@@ -262,9 +274,13 @@ class JobSteps:
             framework.kill(there, handle)
             seen = framework.job(there, handle)
         except DriverError as error:
-            if cluster is None and clock.now() - self._ending.setdefault(found.job.id, clock.now()) > GIVE_UP_S:
-                return self._nothing_there(found, event, f"{reason}; not proved ended: {error}")
+            most_s = self._section.external_give_up_s
+            if cluster is None and clock.now() - self._ending.setdefault(found.job.id, clock.now()) > most_s:
+                self._settle(found, event, reason=f"{reason}; not proved ended after {most_s:g} s: {error}"[:500],
+                             retry=False)  # it may run on: a second one must not run beside it
+                return 0.0
             if cluster is None or cluster.state not in moves.CLUSTER_FINAL:
+                self._note_silence(found, error, since=self._ending.get(found.job.id), most_s=most_s)
                 raise
             return self._nothing_there(found, event, reason)  # it went with its cluster, and that is proved gone
         if seen.state not in words.ENDED:
@@ -283,6 +299,8 @@ class JobSteps:
                 retry: bool = True) -> None:
         """Write down how the attempt ended: for good, or to be tried again after a pause."""
         job = found.job
+        self._ending.pop(job.id, None)
+        self._silent.pop(job.id, None)
         again = retry and event in ("fail", "time_out") and job.goal == "run" and job.retries < job.max_retries
         write(lambda tx: self._write_end(tx, found, "retry" if again else event, reason=reason, seen=seen, kept=kept))
 
@@ -331,6 +349,27 @@ class JobSteps:
         except CloudschedError as error:
             log.warning("what is kept of job %s in its place stays there: %s", found.job.id, error)
 
+    # clusters of others that are away
+
+    def _note_silence(self, found: FrameworkJob, error: DriverError, *, since: float | None = None, most_s: float = 0.0) -> None:
+        """A job on a cluster of others says that it cannot be asked, since when, and when that is given up (0: it is not)."""
+        if not found.extra.address:
+            return
+        first = self._silent.setdefault(found.job.id, clock.now())
+        at = clock.rfc3339(first if since is None else since)
+        text = f"{found.extra.address} cannot be asked since {at}: {error}"[:500]
+        self._say(found, text + (f" (given up {most_s:g} s after that)" if most_s else ""))
+
+    def _note_answer(self, found: FrameworkJob) -> None:
+        """It answers, again."""
+        self._silent.pop(found.job.id, None)
+        if found.extra.address and found.job.reason:
+            self._say(found, None)
+
+    def _say(self, found: FrameworkJob, reason: str | None) -> None:
+        if reason != found.job.reason:
+            write(lambda tx: dcluster.say(tx, found.job.id, reason, lease=self._holder, at=clock.now()))
+
     # small things
 
     def _framework(self, found: FrameworkJob, cluster: Cluster | None) -> Framework:
@@ -349,3 +388,12 @@ class JobSteps:
     def _must(done: bool) -> None:
         if not done:
             raise LostLease
+
+
+def _refusal(extra: Extra) -> str:
+    """Why the job may not go where it is to go, by the settings of now; empty when it may."""
+    try:
+        framework_clusters.check_external(extra.kind, extra.address, field="useExternalCluster")
+    except CloudschedError as error:
+        return error.message
+    return ""

@@ -55,6 +55,8 @@ class Frameworks:
         given = self._settings.dcluster
         options: dict[str, Any] = {f"{kind}_home": getattr(given, f"{kind}_home"), "java_home": given.java_home,
                                    "run_as": given.run_as, "trusted_settings": given.trusted_settings}
+        if kind == SPARK:
+            options |= {"python": given.python, "driver_host": given.driver_host}
         place = Place(name=LOCAL, kind=kind, options={key: value for key, value in options.items() if value != ""},
                       state_dir=self._settings.state.dir, server_url=self._settings.native_url,
                       instance=system.setting("instance", "cloudsched"))

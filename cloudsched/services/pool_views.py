@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from cloudsched import clock
 from cloudsched.classic import clouds_conf
 from cloudsched.domain.entities import Job, Node, batch_status
+from cloudsched.domain.frameworks import SOURCE
 from cloudsched.domain.scheduling.matching import match_machines
 from cloudsched.domain.scheduling.model import Shape
 from cloudsched.domain.scheduling.shares import Shares, shares
@@ -20,7 +21,7 @@ from cloudsched.settings import Settings
 from cloudsched.store import pool as store
 from cloudsched.store import shapes, system
 
-RUNNING = 2
+IDLE, RUNNING = 1, 2
 JOB_LISTS = store.LISTS
 
 
@@ -85,7 +86,7 @@ def job_list(which: str) -> list[JobRow]:
         status = _status(source, state, number)
         running = status == RUNNING
         shape = known.get(shape_id) or shapes.get(shape_id)
-        found.append(JobRow(key, user, shape.vm_type, status, running or bool(placed), override,
+        found.append(JobRow(key, user, shape.vm_type, status, running or state == "assigned" or bool(placed), override,
                             clouds.get(node_id, "") if running else ""))
     return found
 
@@ -129,7 +130,8 @@ def _all_facts(jobs: Sequence[Job], blocks: dict[int, list[tuple[str, float]]]) 
         running = status == RUNNING
         cloud, host = (clouds.get(job.node_id or 0, ""), hosts.get(job.node_id or 0)) if running else ("", None)
         found.append(JobFacts(
-            job, shapes.get(job.shape_id), status, running or bool(job.placed), cloud, blocks.get(job.id, ()),
+            job, shapes.get(job.shape_id), status, running or job.state == "assigned" or bool(job.placed), cloud,
+            blocks.get(job.id, ()),
             {} if job.attributes == "{}" else json.loads(job.attributes), job.remote_host if job.source != "queue" else host))
     return found
 
@@ -144,6 +146,8 @@ def _hosts(ids: Sequence[int]) -> dict[int, str]:
 
 
 def _status(source: str, state: str, number: int | None) -> int:
+    if source == SOURCE and state == "assigned":  # its cluster is not ready for it
+        return IDLE
     if source == "queue" or number is None:
         return batch_status(state)
     return number

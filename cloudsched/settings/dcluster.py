@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .declare import boolean, integer, names, path, seconds, secret, text, word
+from .declare import boolean, hosts, integer, names, path, seconds, secret, text, word
 
 _MB = {"low": 64, "high": 16 * 1024 * 1024}
 
@@ -41,11 +41,20 @@ class Dcluster:
                                low=16, high=1024 * 1024)
     external_spark_url: str = text("", "spark://HOST:PORT of the cluster for jobs with useExternalCluster.")
     external_flink_url: str = text("", "http://HOST:PORT of the cluster for jobs with useExternalCluster.")
+    external_clusters: tuple[str, ...] = hosts(
+        "Where clusters of jobs with useExternalCluster may be, beside these two. Empty: nowhere else. Host names must be listed "
+        "as such; networks are for addresses.")
+    external_give_up_s: float = seconds(300, "How long a cluster that is not ours may be away: a job that it has not taken by "
+                                             "then has failed, one that is being ended counts as ended.", low=1, high=1e9)
+    driver_host: str = text("", "Address of this machine where executors of external Spark clusters reach drivers, which listen "
+                                "there. Empty: only clusters on this machine can be used.")
     spark_home: str = path("", "Where Spark is.", shown_default="the pyspark package")
     flink_home: str = path("", "Where Flink is.", shown_default="the apache-flink-libraries package")
     java_home: str = path("", "Where Java 17 is.", shown_default="JAVA_HOME, else java in the PATH")
-    run_as: str = text("auto", "The user who runs the processes of clusters on this machine: auto (an unprivileged one when the "
-                               "server is root), or a name.")
+    python: str = path("", "What runs .py jobs on this machine.",
+                       shown_default="the server's own Python, or one of the system where run_as cannot reach that")
+    run_as: str = text("auto", "The user who runs the processes of clusters on this machine: auto (nobody when the server is "
+                               "root, else the server's), or a name. As root only where it says root.")
     node_instance_type: str = text("", "Instance type that is launched (as with /node/launch) when pods of a cluster with "
                                        "launchNewNode find no node. Empty: none is.")
     node_pending_s: float = seconds(60, "How long they find none before that.", low=1, high=86400)

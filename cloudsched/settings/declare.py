@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from . import hosts as host_lists
+
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")
 _BOOLEANS = {"yes": True, "true": True, "on": True, "1": True,
              "no": False, "false": False, "off": False, "0": False}
@@ -94,6 +96,11 @@ def networks(doc: str) -> tuple[str, ...]:
     return _declare((), Key("networks", doc))
 
 
+def hosts(doc: str) -> tuple[str, ...]:
+    """A list of host names, addresses and networks, each with a port or without (settings.hosts)."""
+    return _declare((), Key("hosts", doc))
+
+
 def declared(cls: type) -> dict[str, Key]:
     """Field name -> declaration, in the order of the class."""
     return {item.name: item.metadata["key"] for item in fields(cls) if "key" in item.metadata}
@@ -171,6 +178,19 @@ def _networks(key: Key, raw: object) -> tuple[str, ...]:
         raise ValueError(f"must be {key.allowed()}: {error}") from None
 
 
+def _hosts(key: Key, raw: object) -> tuple[str, ...]:
+    if isinstance(raw, str):
+        raw = [item for item in re.split(r"[,\s]+", raw) if item]
+    if not isinstance(raw, (list, tuple)):
+        raise ValueError(f"must be {key.allowed()}")
+    for item in raw:
+        try:
+            host_lists.parse(_text(key, item))
+        except ValueError as error:
+            raise ValueError(f"must be {key.allowed()}: {error}") from None
+    return tuple(raw)
+
+
 def _names(key: Key, raw: object) -> tuple[str, ...]:
     items = raw.split(",") if isinstance(raw, str) else raw
     if not isinstance(items, (list, tuple)):
@@ -186,6 +206,7 @@ _ALLOWED = {
     "path": "a path",
     "url": "a URL",
     "networks": 'a list of networks such as ["10.0.0.0/8", "192.168.1.20"]',
+    "hosts": 'a list of hosts such as ["spark.example.com:7077", "*.example.org", "10.1.0.0/16", "10.2.0.7:8081"]',
     "names": "a list of words",
     "optional text": "text",
     "optional path": "a path",
@@ -200,6 +221,7 @@ _CONVERT: dict[str, Callable[[Key, object], Any]] = {
     "path": _path,
     "url": _text,
     "networks": _networks,
+    "hosts": _hosts,
     "names": _names,
     "optional text": lambda key, raw: _text(key, raw) or None,
     "optional path": lambda key, raw: _path(key, raw) or None,

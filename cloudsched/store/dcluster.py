@@ -163,6 +163,13 @@ def update(tx: Tx, number: int, *, lease: str | None = None, at: float = 0.0, **
     return bool(tx.run(f"UPDATE dcluster_job SET {sets} WHERE {where}", (*facts.values(), *args)).rowcount == 1)
 
 
+def say(tx: Tx, number: int, reason: str | None, *, lease: str, at: float) -> bool:
+    """What keeps a job that is under way waiting, for its readers; only while this holder has it."""
+    sql = ("UPDATE job SET reason = ? WHERE id = ? AND state IN ('assigned', 'running') AND EXISTS (SELECT 1 FROM dcluster_job d "
+           "WHERE d.job_id = job.id AND d.lease_holder = ? AND d.lease_until >= ?)")
+    return bool(tx.run(sql, (reason, number, lease, at)).rowcount == 1)
+
+
 def unlease(tx: Tx, number: int, *, holder: str, not_before: float) -> bool:
     """Let go of it until `not_before`, unless it was woken meanwhile. False when the lease is lost."""
     sql = ("UPDATE dcluster_job SET lease_until = 0, not_before = CASE WHEN not_before = 0 THEN 0 ELSE ? END WHERE job_id = ? "

@@ -102,10 +102,11 @@ class Handlers:
         return framework_jobs.terminate(asks.number(number, "jobId"), _caller())
 
     def jobs(self) -> list[dict[str, Any]]:
-        asked = asks.query(request.environ, "status", "limit", "offset")
+        asked = asks.query(request.environ, "status", "jobType", "limit", "offset")
         limit = asks.whole(asked.get("limit"), "limit", asks.LIMIT_DEFAULT, low=1, high=asks.LIMIT_MOST)
         offset = asks.whole(asked.get("offset"), "offset", 0, low=0, high=10**9)
-        return framework_jobs.listed(status=asked.get("status", ""), limit=limit, offset=offset)
+        return framework_jobs.listed(status=asked.get("status", ""), job_type=asked.get("jobType", ""), limit=limit,
+                                     offset=offset)
 
     def stop_client(self, client: str, module: str) -> bool:
         return framework_jobs.stop_client(*_pair(client, module), _caller())

@@ -20,7 +20,7 @@ from cloudsched.drivers.base import DriverError
 MAX_VALUE = 10_000
 MAX_SETTINGS = 1000
 OURS = "it is set by cloudsched"
-CODE = "it brings code into the process"
+CODE = "it brings code into the process (allowed only where dcluster.trusted_settings is on)"
 
 _SPARK_KEY = re.compile(r"spark\.[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _FLINK_KEY = re.compile(r"[a-z][A-Za-z0-9._-]{0,199}")
@@ -85,6 +85,20 @@ def spark_settings(settings: Mapping[str, str], *, trusted: bool = False) -> dic
         elif _SPARK_CODE.fullmatch(key) and not trusted:
             raise _refused(key, CODE)
     return checked
+
+
+def refused(kind: str, settings: Mapping[str, str], *, trusted: bool = False) -> list[tuple[str, str]]:
+    """(key, why) of every one of these settings of `spark` or `flink` that may not be used."""
+    check = {"spark": spark_settings, "flink": flink_settings}[kind]
+    found = []
+    for key, value in settings.items():
+        try:
+            check({key: value}, trusted=trusted)
+        except DriverError as error:
+            found.append((key, error.message.removeprefix("settings: ").removeprefix(key).lstrip(": ")))
+    if len(settings) > MAX_SETTINGS:
+        found.append(("*", f"{len(settings)} are too many (at most {MAX_SETTINGS})"))
+    return found
 
 
 def spark_daemon_settings(settings: Mapping[str, str]) -> dict[str, str]:

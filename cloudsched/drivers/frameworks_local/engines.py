@@ -21,6 +21,8 @@ from cloudsched.drivers import base
 from cloudsched.drivers.base import Check, DriverError
 
 MIN_JAVA = 17
+MIN_PYTHON = (3, 10)
+SYSTEM_PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
 JAVA_ADVICE = "install openjdk-17-jre-headless, or set java_home or JAVA_HOME"
 SPARK_ADVICE = "pip install 'cloudsched[spark]', or set spark_home"
 FLINK_ADVICE = "pip install 'cloudsched[flink]', or set flink_home"
@@ -67,6 +69,22 @@ def flink(options: Mapping[str, Any]) -> Engine:
     if home is None or not jars:
         raise _missing("Flink", home, FLINK_ADVICE)
     return Engine(home, jars[-1].stem.rpartition("-")[2])
+
+
+def system_python(usable: Callable[[Path], bool]) -> Path | None:
+    """A Python of the system that is new enough for Spark."""
+    known = (Path(path) for path in SYSTEM_PYTHONS)
+    return next((path for path in known if os.access(path, os.X_OK) and usable(path) and _is_new(str(path))), None)
+
+
+@functools.lru_cache(maxsize=8)
+def _is_new(program: str) -> bool:
+    try:
+        done = subprocess.run([program, "-I", "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True,
+                              timeout=JAVA_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL)  # fmt: skip
+        return tuple(map(int, done.stdout.split())) >= MIN_PYTHON
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return False
 
 
 def check(name: str, find: Callable[[Mapping[str, Any]], Engine], options: Mapping[str, Any]) -> Check:

@@ -140,7 +140,8 @@ class Home:
         return sorted(path.stem for path in (self.path / "roles").glob("*.json"))
 
     def role(self, role: str) -> dict[str, Any]:
-        """What is known of a role: `generation`, `pid`, `started`, `since` and the facts of its start; empty: nothing."""
+        """What is known of a role: `generation`, `pid`, `started`, `since`, `log_at` (where its log begins) and the facts of its
+        start; empty: nothing."""
         return _read(self._role_path(role))
 
     def process(self, role: str) -> tuple[int, int] | None:
@@ -157,7 +158,8 @@ class Home:
     def start(self, role: str, start: Start) -> dict[str, Any]:
         """Start a role's process; the caller holds the lock and knows that none is there. Returns what is known of it."""
         generation = int(self.role(role).get("generation", 0)) + 1
-        known = {**(start.facts or {}), "generation": generation, "pid": 0, "started": 0, "since": time.time()}
+        known = {**(start.facts or {}), "generation": generation, "pid": 0, "started": 0, "since": time.time(),
+                 "log_at": _size(self.log_path(role))}  # fmt: skip
         spec = self.path / "roles" / f"{role}.start"
         write_private(str(spec), json.dumps(self._spec(role, start)))
         write_private(str(self._role_path(role)), json.dumps(known))
@@ -245,9 +247,10 @@ class Home:
         return pid, processes.start_time(pid) or 0
 
     def _open_log(self, role: str, suffix: str, user: User) -> int:
-        """Ours to write and read; the processes may read it too (the web pages show it)."""
+        """Ours to write and read; the processes may read it too (the web pages show it), and nobody else."""
         path = self.log_path(role, suffix)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        mode = 0o600 if user.gid is None else 0o640
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         if user.gid is not None:
             os.fchown(handle, -1, user.gid)
         return handle
@@ -308,6 +311,13 @@ def _is_file_at(handle: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _leads_session(pid: int) -> bool:

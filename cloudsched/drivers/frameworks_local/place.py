@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,7 +45,6 @@ class LocalPlace:
         self.kind = kind
         self.options = place.options
         self.trusted = place.options.get("trusted_settings", False) in (True, 1, "1", "true", "yes", "on")
-        self.python = Path(str(place.options.get("python") or sys.executable)).absolute()
         self.root = Path(place.state_dir).absolute() / "frameworks"
         self.clusters = Homes(self.root / kind, instance=place.instance)
         self.jobs = Homes(self.root / f"{kind}-jobs", instance=place.instance)
@@ -62,11 +61,23 @@ class LocalPlace:
         return self._engine(self.options)
 
     def user(self, facts: Mapping[str, Any] | None = None) -> users.User:
-        """Whom processes run as. `facts` of a cluster that runs already: it stays with whom it began with, who owns its files."""
+        """Whom processes run as. `facts` of a cluster that runs already: it stays with whom it began with, who owns its files.
+        DriverError names `run_as`."""
         run_as = str((facts or {}).get("user") or self.options.get("run_as", "auto") or "")
-        paths = [self._made() / "x", self.engine().home / "x", self.java().home / "bin" / "x",
-                 *([self.python] if self.kind == SPARK else [])]  # fmt: skip
-        return users.choose(run_as, paths)
+        return users.choose(run_as, [self._made() / "x", self.engine().home / "x", self.java().home / "bin" / "x"])
+
+    def python(self, user: users.User) -> Path:
+        """What runs `.py` jobs: the option's, our own, or one of the system where that user cannot reach ours. DriverError names
+        `python`."""
+        given = str(self.options.get("python") or "")
+        own = Path(given or sys.executable).absolute()
+        if users.reaches(user, own):
+            return own
+        found = None if given else engines.system_python(lambda path: users.reaches(user, path))
+        if found is None:
+            raise DriverError(f"python: {user.name} cannot reach {own}, which runs .py jobs: set dcluster.python to one that "
+                              "everybody reaches, or dcluster.run_as to a user who reaches this", code=base.REQUEST)  # fmt: skip
+        return found
 
     def verify(self) -> list[Check]:
         """Is everything here that a cluster needs?"""
@@ -112,9 +123,10 @@ class LocalPlace:
     def _check_user(self) -> Check:
         try:
             user = self.user()
+            python = f", .py jobs with {self.python(user)}" if self.kind == SPARK else ""
         except DriverError as error:
             return Check("user", ok=False, detail=error.message)
-        return Check("user", ok=True, detail=user.note or f"runs as {user.name}")
+        return Check("user", ok=True, detail=f"runs as {user.name}{python}")
 
 
 def check_cluster(wanted: ClusterWanted, *, kind: str, least_master_mb: int, least_worker_mb: int) -> None:
@@ -166,7 +178,11 @@ def last_words(path: Path) -> str:
         size = path.stat().st_size
     except OSError:
         return ""
-    lines = read_piece(path, max(0, size - TAIL), TAIL).decode("utf-8", "replace").splitlines()
+    return last_error(read_piece(path, max(0, size - TAIL), TAIL).decode("utf-8", "replace").splitlines())
+
+
+def last_error(lines: Sequence[str]) -> str:
+    """The last of these lines that looks like an error; empty when there is none."""
     for line in reversed(lines):
         if found := _ERROR_LINE.fullmatch(line.strip()):
             return found[1][:500]

@@ -76,6 +76,7 @@ class SparkJobs:
             raise DriverError("main_class: a .jar needs the class to run", code=base.REQUEST)
         words = conf.arguments(job.arguments)
         user = self._place.user()
+        python = self._place.python(user) if entry.suffix == ".py" else None
         with self._place.jobs.locked(job.key) as home:
             settings = self._settings(cluster, job)
             handle = {"key": job.key, "address": cluster.address}
@@ -87,7 +88,8 @@ class SparkJobs:
             home.write_conf("log4j2.properties", LOG4J, user)
             settings_file = home.write_conf("spark.conf", conf.properties(settings), user)
             command = self._command(job, settings_file, code, words)
-            start = Start(command, self._env(home, job, user), home.own_folder("work", user), user, supervised=True, one_log=True)
+            env = self._env(home, job, user, python)
+            start = Start(command, env, home.own_folder("work", user), user, supervised=True, one_log=True)
             home.start(DRIVER, start)
         return handle
 
@@ -186,14 +188,14 @@ class SparkJobs:
         program = str(self._place.engine().home / "bin" / "spark-class")
         return [bash, program, SUBMIT_CLASS, "--properties-file", str(settings_file), *class_words, str(code), *words]
 
-    def _env(self, home: Home, job: JobWanted, user: User) -> dict[str, str]:
+    def _env(self, home: Home, job: JobWanted, user: User, python: Path | None) -> dict[str, str]:
         scratch = str(home.own_folder("tmp", user))
         address = str(home.facts().get("address", ""))
         here = "127.0.0.1" if place.is_loopback(address.partition(",")[0]) else str(self._place.options.get("driver_host"))
         homes = {"JAVA_HOME": str(self._place.java().home), "SPARK_HOME": str(self._place.engine().home)}
-        return {**conf.environment(job.env), **homes,
+        pythons = {"PYSPARK_PYTHON": str(python), "PYSPARK_DRIVER_PYTHON": str(python)} if python else {}
+        return {**conf.environment(job.env), **homes, **pythons,
                 "SPARK_CONF_DIR": str(home.path / "conf"), "SPARK_LOCAL_IP": here, "SPARK_LOCAL_DIRS": scratch, "TMPDIR": scratch,
-                "PYSPARK_PYTHON": str(self._place.python), "PYSPARK_DRIVER_PYTHON": str(self._place.python),
                 "SPARK_LAUNCHER_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1", "PYTHONUNBUFFERED": "1",
                 "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
 

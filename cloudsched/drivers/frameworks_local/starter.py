@@ -55,8 +55,8 @@ def listens(port: int, wait_s: float) -> bool:
 
 
 def become(spec: Mapping[str, Any]) -> int:
-    """Become the command, as the user it runs as; returns only when that fails."""
-    os.umask(0o077)
+    """Become the command, as the user it runs as; returns only when that fails. The umask is the server's: what a job writes for
+    its people is as open as what the server's user writes; our own directories are closed by their modes."""
     if spec["uid"] is not None:
         os.setgroups([])
         os.setgid(spec["gid"])
@@ -152,7 +152,7 @@ def _note(path: str, status: int, *, began: float, killed: bool) -> None:
     facts = {"code": code if code >= 0 else 128 - code, "signal": -code if code < 0 else 0, "began": began,
              "ended": time.time(), "killed": killed}  # fmt: skip
     beside = path + ".new"
-    with open(beside, "w", encoding="utf-8") as file:
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         json.dump(facts, file)
         file.flush()
         os.fsync(file.fileno())

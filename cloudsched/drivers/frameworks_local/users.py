@@ -1,4 +1,4 @@
-"""As whom do the processes of Spark and Flink run? As root only when nobody else can."""
+"""As whom do the processes of Spark and Flink run? As root only when the operator says so."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ UNPRIVILEGED = "nobody"
 
 @dataclass(frozen=True)
 class User:
-    """Whom a process becomes; `uid` None: whoever we are. `note`: what there is to say about it."""
+    """Whom a process becomes; `uid` None: whoever we are."""
 
     name: str
     uid: int | None = None
     gid: int | None = None
-    note: str = ""
 
     def own(self, path: Path) -> None:
         """Give them the file or directory."""
@@ -31,9 +30,8 @@ class User:
 
 
 def choose(run_as: str, paths: Iterable[Path]) -> User:
-    """Whom processes run as: `auto` is nobody when we are root and nobody can reach `paths`; '' is ourselves; or a user.
-
-    DriverError names `run_as` when it cannot be.
+    """Whom processes run as: `auto` is nobody when we are root, else ourselves; '' is ourselves; or a user, who must be able to
+    reach `paths`. DriverError names `run_as` when it cannot be: nothing is run as root instead.
     """
     if run_as == "auto":
         return _unprivileged(list(paths)) if os.geteuid() == 0 else User(own_name())
@@ -51,6 +49,11 @@ def choose(run_as: str, paths: Iterable[Path]) -> User:
     return User(run_as, entry.pw_uid, entry.pw_gid)
 
 
+def reaches(user: User, path: Path) -> bool:
+    """Can they pass to that file?"""
+    return user.uid is None or user.gid is None or privileges.reachable(str(path), user.uid, user.gid)
+
+
 def own_name() -> str:
     """Who are we?"""
     try:
@@ -63,11 +66,16 @@ def _unprivileged(paths: list[Path]) -> User:
     try:
         entry = pwd.getpwnam(UNPRIVILEGED)
     except KeyError:
-        return User(own_name(), note=f"runs as {own_name()}: there is no user {UNPRIVILEGED}")
+        raise _no_root(f"there is no user {UNPRIVILEGED}", "") from None
     closed = _closed(entry, paths)
     if closed:
-        return User(own_name(), note=f"runs as {own_name()}: {UNPRIVILEGED} cannot reach {closed} (mode 711 above it helps)")
+        raise _no_root(f"{UNPRIVILEGED} cannot reach {closed}", "give the directories above it mode 711, ")
     return User(UNPRIVILEGED, entry.pw_uid, entry.pw_gid)
+
+
+def _no_root(problem: str, advice: str) -> DriverError:
+    return DriverError(f"run_as: {problem}, and nothing runs as root unless that is said: {advice}set dcluster.run_as to another "
+                       "user, or to root", code=base.REQUEST)  # fmt: skip
 
 
 def _closed(entry: pwd.struct_passwd, paths: Iterable[Path]) -> str:

@@ -11,17 +11,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from cloudsched import clock
+from cloudsched.domain import framework_objects, moves
 from cloudsched.domain import frameworks as domain
-from cloudsched.domain import moves
 from cloudsched.domain.entities import Cluster
 from cloudsched.domain.frameworks import KINDS, ClusterAsk, Sizes
 from cloudsched.drivers import flink_local, spark_local
+from cloudsched.drivers.frameworks_local import conf
+from cloudsched.drivers.frameworks_local.place import is_loopback
 from cloudsched.errors import Conflict, FieldError, Invalid, NotFound
 from cloudsched.services import clusters
 from cloudsched.services.caller import SYSTEM, Caller
 from cloudsched.services.frameworks import framework_prices
 from cloudsched.services.settling import after_end
 from cloudsched.settings import Settings
+from cloudsched.settings import hosts as host_lists
 from cloudsched.settings.dcluster import Dcluster
 from cloudsched.store import clouds, events, jobs
 from cloudsched.store import clusters as rows
@@ -70,6 +73,7 @@ def launch(kind: str, fields: Mapping[str, Any], caller: Caller) -> int:
         raise Invalid.at("kind", f"{kind!r} is no kind of cluster here", ", ".join(KINDS))
     ask = domain.cluster_ask(kind, fields, sizes())
     check_sizes(ask, worker_field="workerMemory")
+    check_settings(kind, ask.settings, place=section().place, field="extraConfigs")
     return write(lambda tx: insert(tx, ask, fields, actor=caller.name)).id
 
 
@@ -83,7 +87,46 @@ def check_sizes(ask: ClusterAsk, *, worker_field: str) -> None:
              for field, found, least in (("masterMemory", ask.master_memory_mb, driver.LEAST_MASTER_MB),
                                          (worker_field, ask.worker_memory_mb, driver.LEAST_WORKER_MB)) if found < least]
     if wrong:
-        raise Invalid("; ".join(f"{one.field}: {one.message} (allowed: {one.allowed})" for one in wrong), errors=wrong)
+        raise _invalid(wrong)
+
+
+def check_settings(kind: str, settings: Mapping[str, str], *, place: str, field: str) -> None:
+    """Refuse settings that the driver of that place would refuse later. Raises Invalid naming every one of them (`FIELD.KEY`)."""
+    sort = place.partition(":")[0]
+    wrong: list[FieldError] = []
+    if sort == "local":
+        trusted = section().trusted_settings
+        wrong = [FieldError(f"{field}.{key}"[:300], why) for key, why in conf.refused(kind, settings, trusted=trusted)]
+    elif sort == "kubernetes":
+        wrong = framework_objects.check_settings(kind, settings, field)
+    if wrong:
+        raise _invalid(wrong)
+
+
+def check_external(kind: str, address: str, *, field: str) -> None:
+    """Refuse the address of a cluster of others that the operator did not name: a server must not be sent anywhere. Raises
+    Invalid."""
+    given = section()
+    if address.rstrip("/") == (given.external_spark_url if kind == domain.SPARK else given.external_flink_url).rstrip("/"):
+        return
+    hosts = domain.external_hosts(kind, address)
+    for host, port in hosts:
+        if not host_lists.names(given.external_clusters, host, port):
+            raise Invalid.at(field, f"jobs may not be sent to {host}:{port}", "what the setting dcluster.external_clusters lists")
+
+
+def check_reachable(kind: str, address: str, *, field: str) -> None:
+    """Refuse a master elsewhere whose executors could not call drivers on this machine. Raises Invalid."""
+    given = section()
+    if kind != domain.SPARK or given.place != "local" or given.driver_host or is_loopback(address.partition(",")[0]):
+        return
+    raise Invalid.at(field, f"{address[:200]} is not on this machine, and jobs listen on 127.0.0.1 alone",
+                     "a cluster on this machine, unless the setting dcluster.driver_host says where its executors reach us")
+
+
+def _invalid(wrong: list[FieldError]) -> Invalid:
+    shown = [f"{one.field}: {one.message}" + (f" (allowed: {one.allowed})" if one.allowed else "") for one in wrong]
+    return Invalid("; ".join(shown), errors=wrong)
 
 
 def insert(tx: Tx, ask: ClusterAsk, request: Mapping[str, Any], *, actor: str, job_id: int | None = None, name: str = "",

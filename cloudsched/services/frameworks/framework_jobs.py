@@ -75,10 +75,24 @@ def submit(fields: Mapping[str, Any], caller: Caller, module: ModuleSpec) -> dic
     ask = domain.job_ask(fields, module, clusters.sizes(), external_url=external)
     if not (ask.external or ask.cluster_name):
         clusters.check_sizes(ask.ask, worker_field="workerMemGb")
+    _check_where(ask, module)
     spec = _spec(ask, module)
     number, place = write(lambda tx: _insert(tx, ask, spec, fields, caller, module.backoff_s, module.alert_after_s))
     where = f"on cluster {place.name}" if place.name else f"on the external cluster {place.address}"
     return {"jobId": number, "jobStatus": "SUBMITTED", "clusterName": place.name, "message": f"job {number} will run {where}"}
+
+
+def _check_where(ask: JobAsk, module: ModuleSpec) -> None:
+    """Refuse what the place of the job would refuse later. Raises Invalid, NotFound for a cluster that is not there."""
+    if ask.external:
+        clusters.check_external(ask.kind, ask.external, field="extraCmd")
+        clusters.check_reachable(ask.kind, ask.external, field="extraCmd")
+    named = not ask.external and ask.cluster_name
+    place = clusters.find(ask.cluster_name).place if named else clusters.section().place
+    own = {key: value for key, value in ask.settings.items() if module.settings.get(key) != value}
+    of_module = {key: value for key, value in ask.settings.items() if key not in own}
+    clusters.check_settings(ask.kind, own, place=place, field="extraCmd")
+    clusters.check_settings(ask.kind, of_module, place=place, field=f"module.{module.name}")
 
 
 def _insert(tx: Tx, ask: JobAsk, spec: Mapping[str, Any], request: Mapping[str, Any], caller: Caller, backoff_s: float,
@@ -147,8 +161,11 @@ def _long_living(tx: Tx, ask: ClusterAsk, *, actor: str) -> Place:
 
 
 def again(old: Job, caller: Caller) -> int:
-    """A new job like an ended one (services.jobs.retry); returns its number. Raises Conflict while another is active."""
+    """A new job like an ended one (services.jobs.retry); returns its number. Raises Conflict while another is active, Invalid
+    when its external cluster is not allowed any more."""
     found = find(old.id)
+    if found.extra.address:
+        clusters.check_external(found.extra.kind, found.extra.address, field="useExternalCluster")
     number, _ = write(lambda tx: _again(tx, found, caller))
     return number
 
@@ -195,11 +212,15 @@ def info(reference: int | str) -> dict[str, Any]:
     return {**_view(found), "clusterCost": cost, "log": log, "links": _links(found, cluster)}
 
 
-def listed(*, status: str = "", client: str = "", kind: str = "", limit: int = 100, offset: int = 0) -> list[dict[str, Any]]:
-    """Jobs, newest first; `status`: an API state in any case. Raises Invalid for an unknown one."""
+def listed(*, status: str = "", client: str = "", job_type: str = "", limit: int = 100, offset: int = 0) -> list[dict[str, Any]]:
+    """Jobs, newest first; `status`: an API state, `job_type`: spark, spark3 (the same) or flink, in any case. Raises Invalid for
+    an unknown one."""
     states, goal = domain.states_of(status) if status.strip() else ((), "")
     if status.strip() and not states:
         raise Invalid.at("status", f"{status[:100]!r} is no state of a job", ", ".join(API_STATES))
+    kind = domain.TYPES.get(job_type.strip().lower(), "")
+    if job_type.strip() and not kind:
+        raise Invalid.at("jobType", f"{job_type[:100]!r} is no type of a job", ", ".join(domain.TYPES))
     if not 1 <= limit <= LIST_MOST:
         raise Invalid.at("limit", f"{limit} is out of range", f"1 to {LIST_MOST}")
     if not 0 <= offset < 2**31:
@@ -216,7 +237,8 @@ def _view(found: FrameworkJob) -> dict[str, Any]:
     job, extra = found.job, found.extra
     request = json.loads(extra.request)
     return {
-        **request, "jobId": job.id, "client": extra.client, "module": extra.module, "jobType": extra.kind,
+        **request, "jobId": job.id, "client": extra.client, "module": extra.module,
+        "jobType": request.get("jobType") or extra.kind,
         "jobStatus": domain.job_word(job.state, job.goal), "clusterName": extra.cluster_name or request.get("clusterName", ""),
         "clusterId": extra.cluster_id, "applicationId": extra.application_id or None, "exitCode": job.exit_code,
         "reason": job.reason or extra.end_reason or None, "attempt": job.attempt, "retries": job.retries,
@@ -242,11 +264,12 @@ def explain(job: Job) -> tuple[str, list[dict[str, Any]]]:
 
 def _explained(found: FrameworkJob, cluster: Cluster | None, where: str) -> tuple[str, str]:
     job, extra, at = found.job, found.extra, clock.now()
+    away = f" {job.reason}" if extra.address and job.reason else ""
     if job.goal == "cancel":
-        return "cancel", f"It is being terminated on {where}; it is not proved ended yet."
+        return "cancel", f"It is being terminated on {where}; it is not proved ended yet.{away}"
     if job.state == "running":
         known = f" as {extra.application_id}" if extra.application_id else ""
-        return "running", f"It runs on {where}{known}, attempt {job.attempt}."
+        return "running", f"It runs on {where}{known}, attempt {job.attempt}.{away}"
     if job.not_before is not None and job.not_before > at:
         return "pause", f"It pauses {job.not_before - at:.1f} s before retry {job.retries} of {job.max_retries}."
     if cluster is not None and cluster.state not in moves.CLUSTER_UP:
@@ -255,7 +278,7 @@ def _explained(found: FrameworkJob, cluster: Cluster | None, where: str) -> tupl
         return "cluster", f"It waits for {where}, which is {cluster.state.upper()}: it {text}."
     if extra.submitted_at is None and job.state == "assigned":
         return "slots", f"It waits for its turn on {where}: dcluster.jobs_per_cluster jobs run there at once."
-    return "begin", f"It is about to begin on {where}."
+    return ("away", f"It waits for {where}.{away}") if away else ("begin", f"It is about to begin on {where}.")
 
 
 # change

@@ -38,7 +38,7 @@ def _per_second(cluster: Cluster, given: Dcluster) -> Fraction | None:
     total = Fraction(0)
     for kind, model, size in (("cpu", given.price_cpu_model, "cores_m"), ("memory", given.price_memory_model, "memory_mb")):
         offer = offers.get((kind, model))
-        if offer is None:
+        if offer is None or offer.price is None:
             return None
         amount = cluster.workers_wanted * spec[f"worker_{size}"] + spec[f"master_{size}"]
         total += pricing.cost(Amount(kind, model, amount), offer.price, 1)

@@ -50,8 +50,9 @@ def _instance_id(text: str) -> str:
 
 
 def _number(instance: str) -> int:
-    """Events have numbers as their subjects: the instance's is made of its id, and the id stands in the event."""
-    return int.from_bytes(hashlib.sha256(instance.encode()).digest()[:7], "big")
+    """Events have numbers as their subjects: the instance's is made of its id, and the id stands in the event. Below 2**53, so
+    that it is the same number in every JSON reader."""
+    return int.from_bytes(hashlib.sha256(instance.encode()).digest()[:7], "big") >> 3
 
 
 def _masked(value: Any) -> Any:

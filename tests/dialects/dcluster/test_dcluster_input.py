@@ -72,6 +72,82 @@ def test_each_field_of_a_job(api: Api) -> None:
     assert api.get("/job/list").json == []
 
 
+SETTINGS: list[tuple[str, str, str]] = [
+    ("spark", "spark.jars", "brings code"), ("spark", "spark.master", "set by cloudsched"),
+    ("spark", "spark.authenticate.secret", "set by cloudsched"), ("spark", "spark.a b", "a b"),
+    ("spark", "spark.driver.extraJavaOptions", "-javaagent"), ("spark", "other.key", "spark.NAME"),
+    ("flink", "env.java.opts", "-javaagent"), ("flink", "pipeline.jars", "brings code"),
+    ("flink", "rest.port", "set by cloudsched")]
+
+
+@pytest.mark.parametrize(("kind", "key", "words"), SETTINGS)
+def test_settings_that_this_machine_refuses_are_refused_at_once(api: Api, kind: str, key: str, words: str) -> None:
+    text = json.dumps({key: "-javaagent:/x.jar", "spark.executor.instances" if kind == "spark" else "parallelism.default": 2})
+    path, body = ("/v2/launch/spark/cluster", SPARK) if kind == "spark" else ("/launch/flink/cluster", FLINK)
+    job = {**JOB, "module": "spark-pi" if kind == "spark" else "flink-wordcount", "jobType": kind}
+    for answer, field in ((api.post(path, {**body, "extraConfigs": text}), "extraConfigs"),
+                          (api.post("/job/submit", {**job, "extraCmd": text}), "extraCmd")):
+        _refused(answer, field)
+        assert key in answer.json["error"] and words in answer.json["error"], answer.json["error"]
+    assert db.read().value("SELECT count(*) FROM cluster") == 0 and api.get("/job/list").json == []
+
+
+def test_every_wrong_setting_is_named_and_code_is_let_in_where_that_is_said(api: Api) -> None:
+    code = {"spark.jars": "x.jar", "spark.plugins": "X"}
+    answer = api.post("/v2/launch/spark/cluster", {**SPARK, "extraConfigs": {**code, "spark.driver.host": "x"}})
+    assert all(f"extraConfigs.{key}" in answer.json["error"] for key in (*code, "spark.driver.host"))
+    assert "dcluster.trusted_settings" in answer.json["error"]
+    api.set(trusted_settings=True)
+    assert api.post("/v2/launch/spark/cluster", {**SPARK, "extraConfigs": code}).status_code == 200
+    _refused(api.post("/v2/launch/spark/cluster", {**SPARK, "extraConfigs": {"spark.driver.host": "x"}}), "extraConfigs")
+
+
+def test_settings_that_kubernetes_refuses_are_its_own(api: Api) -> None:
+    api.set(place="kubernetes:k8s")
+    assert api.post("/v2/launch/spark/cluster", {**SPARK, "extraConfigs": {"spark.jars": "local:///x.jar"}}).status_code == 200
+    answer = api.post("/launch/flink/cluster", {**FLINK, "extraConfigs": {"rest.address": "x"}})
+    _refused(answer, "extraConfigs.rest.address")
+    _refused(api.post("/job/submit", {**JOB, "extraCmd": {"spark.driver.host": "x"}}), "extraCmd.spark.driver.host")
+
+
+def test_a_job_is_judged_by_the_place_of_the_cluster_it_names(api: Api) -> None:
+    number = api.cluster("spark", "running")
+    name = db.read().value("SELECT key FROM cluster WHERE id = ?", (number,))
+    api.set(place="kubernetes:k8s")
+    _refused(api.post("/job/submit", {**JOB, "clusterName": name, "extraCmd": {"spark.jars": "x"}}), "extraCmd.spark.jars")
+
+
+MASTERS = ("spark://10.1.2.3:7077", "spark://127.0.0.1:8100", "spark://localhost:7077", "spark://169.254.169.254:80",
+           "spark://spark.example.com:7077", "spark://2130706433:7077", "spark://good:7077,10.1.2.3:7077", "spark://[::1]:7077")
+
+
+def test_jobs_go_to_no_cluster_of_others_that_was_not_listed(api: Api) -> None:
+    def submit(url: str, **more: Any) -> Any:
+        return api.post("/job/submit", {**JOB, "useExternalCluster": True, "extraCmd": {"spark.master": url}, **more})
+
+    api.set(external_clusters="good:7077", driver_host="10.0.0.1")
+    for url in MASTERS:
+        answer = submit(url)
+        _refused(answer, "extraCmd", url)
+        assert "dcluster.external_clusters" in answer.json["error"], answer.json["error"]
+    assert submit("spark://good:7077").status_code == 200
+    assert submit("spark://GOOD:7078", client="b").status_code == 400, "another port"
+    api.set(external_clusters="10.1.0.0/16,*.example.com:7077", external_spark_url="spark://127.0.0.1:7000",
+            driver_host="10.0.0.1")
+    for number, url in enumerate(("spark://10.1.2.3:1", "spark://a.example.com:7077", "spark://127.0.0.1:7000")):
+        assert submit(url, client=f"c{number}").status_code == 200, url
+    assert api.post("/job/submit", {**JOB, "client": "d", "useExternalCluster": True}).status_code == 200
+    flink = {**JOB, "module": "flink-wordcount", "jobType": "flink", "useExternalCluster": True}
+    for url, status in (("http://10.1.2.3:8081", 200), ("http://127.0.0.1:8100/api", 400), ("http://169.254.169.254/x", 400)):
+        assert api.post("/job/submit", {**flink, "client": url[7:15], "extraCmd": {"rest.url": url}}).status_code == status, url
+
+
+def test_a_master_elsewhere_needs_an_address_of_ours(api: Api) -> None:
+    api.set(external_spark_url="spark://10.1.2.3:7077")
+    answer = api.post("/job/submit", {**JOB, "useExternalCluster": True})
+    assert answer.status_code == 400 and "dcluster.driver_host" in answer.json["error"]
+
+
 def test_each_field_of_nodes(api: Api) -> None:
     for path, field, value in NODE_FIELDS:
         _refused(api.post(path, {**NODES[path], field: value}), field, value)

@@ -137,6 +137,26 @@ def test_job_list(both: Api) -> None:
     assert listed("?status=failed&other=x") == []
 
 
+def test_job_list_by_type_before_its_limit(both: Api) -> None:
+    flink = both.job(client="f", module="flink-wordcount", jobType="flink", emailRecipients="")
+    sparks = [both.job(client=f"team-{n}", jobType="spark3") for n in range(2)]
+    listed = lambda query: [job["jobId"] for job in both.get(f"/job/list{query}").json]  # noqa: E731
+    assert listed("?jobType=flink&limit=1") == [flink]
+    assert listed("?jobType=spark") == listed("?jobType=SPARK3") == sparks[::-1]
+    answer = both.get("/job/list?jobType=hadoop")
+    assert answer.status_code == 400 and "jobType" in answer.json["error"]
+
+
+def test_types_come_back_as_they_were_sent(both: Api) -> None:
+    number = both.job(jobType="spark3", moduleType="Spark")
+    info = both.get(f"/job/info/{number}").json
+    assert (info["jobType"], info["moduleType"]) == ("spark3", "Spark")
+    assert both.get("/job/list").json[0]["jobType"] == "spark3"
+    plain = {key: value for key, value in JOB.items() if key != "jobType"}
+    number = both.post("/job/submit", {**plain, "client": "other"}).json["jobId"]
+    assert both.get(f"/job/info/{number}").json["jobType"] == "spark"
+
+
 def test_monitor_is_on_until_it_is_switched_off(both: Api) -> None:
     assert both.get("/job/monitor/my-team").json is True
     alerts.switch("my-team", False, LOCAL_ADMIN)

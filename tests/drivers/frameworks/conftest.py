@@ -46,7 +46,7 @@ def played(folder: Path) -> dict[str, Any]:
         (folder / jar).parent.mkdir(parents=True, exist_ok=True)
         (folder / jar).touch()
     return {"java_home": str(folder / "java"), "spark_home": str(folder / "spark"), "flink_home": str(folder / "flink"),
-            "python": sys.executable}
+            "python": sys.executable, "run_as": ""}
 
 
 class Local:

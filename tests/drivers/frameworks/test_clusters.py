@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from cloudsched.agent import processes
-from cloudsched.drivers.base import DriverError
-from cloudsched.drivers.frameworks_local import ports, users
+from cloudsched.agent import privileges, processes
+from cloudsched.drivers.base import DriverError, Place
+from cloudsched.drivers.frameworks_local import engines, ports, users
 from cloudsched.drivers.frameworks_local.homes import MARK, ROLE, Homes
+from cloudsched.drivers.frameworks_local.place import LocalPlace
 from cloudsched.errors import Invalid
 
-from .conftest import Local, wait_until
+from .conftest import Local, script, wait_until
 
 
 def homes(local: Local) -> Homes:
@@ -213,6 +214,43 @@ def test_run_as_must_be_possible(local: Local) -> None:
     local.framework = local.another()
     with pytest.raises(DriverError, match="run_as: there is no user 'no-such-user'"):
         local.launch()
+
+
+def test_nothing_runs_as_root_unless_that_is_said(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(privileges, "reachable", lambda path, uid, gid: not path.startswith(str(local.state_dir)))
+    local.options = {**local.options, "run_as": "auto"}
+    local.framework = local.another()
+    text = r"run_as: nobody cannot reach .*frameworks.*mode 711.*dcluster\.run_as.*or to root"
+    with pytest.raises(DriverError, match=text) as said:
+        local.launch()
+    assert not said.value.transient
+    assert not next(one for one in local.framework.verify() if one.name == "user").ok
+    assert users.choose("root", []).uid is None, "said so"
+    monkeypatch.setattr(users, "UNPRIVILEGED", "no-such-user")
+    with pytest.raises(DriverError, match="run_as: there is no user no-such-user, and nothing runs as root"):
+        users.choose("auto", [])
+
+
+def test_python_of_the_system_runs_jobs_of_who_cannot_reach_ours(local: Local, tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    system = tmp_path / "usr" / "python3"
+    script(system, "#!/bin/sh\necho 3 12\n")
+    old = tmp_path / "old" / "python3"
+    script(old, "#!/bin/sh\necho 3 6\n")
+    monkeypatch.setattr(privileges, "reachable", lambda path, uid, gid: path.startswith(str(tmp_path)))
+    where = LocalPlace(Place("local", "spark", {}, state_dir=str(local.state_dir), instance="test"), kind="spark",
+                       engine=engines.spark)
+    nobody = users.User("nobody", 65534, 65534)
+    monkeypatch.setattr(engines, "SYSTEM_PYTHONS", (str(tmp_path / "none"), str(old), str(system)))
+    assert where.python(nobody) == system
+    assert where.python(users.User("me")) == Path(sys.executable)
+    monkeypatch.setattr(engines, "SYSTEM_PYTHONS", (str(old),))
+    with pytest.raises(DriverError, match=r"python: nobody cannot reach .*dcluster\.python"):
+        where.python(nobody)
+    where.options = {"python": "/elsewhere/python3"}
+    with pytest.raises(DriverError, match="python: nobody cannot reach /elsewhere/python3"):
+        where.python(nobody)
 
 
 def test_a_cluster_stays_with_the_user_it_began_with(local: Local) -> None:

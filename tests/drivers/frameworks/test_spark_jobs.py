@@ -63,6 +63,23 @@ def test_a_job_succeeds(cluster: Local, program: Program) -> None:
     assert not home(cluster).exists() and cluster.log(handle) == "" and cluster.job(handle).state == "lost"
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_results_are_as_open_as_what_the_server_writes_and_logs_are_not(cluster: Local, program: Program, tmp_path: Path,
+                                                                        mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        handle = cluster.submit(program(f"open({str(tmp_path / 'result')!r}, 'w').write('x'); os.mkdir({str(tmp_path / 'd')!r})"))
+        assert cluster.await_end(handle).state == "succeeded"
+    finally:
+        os.umask(before)
+    assert (tmp_path / "result").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "d").stat().st_mode & 0o777 == 0o777 & ~mask
+    kept = [*(home(cluster) / "logs").iterdir(), *(home(cluster) / "conf").iterdir(), home(cluster) / "driver.exit",
+            home(cluster) / "work", home(cluster) / "tmp"]
+    assert len(kept) >= 5
+    assert [path for path in kept if path.stat().st_mode & 0o077] == []
+
+
 def test_a_job_fails_with_its_exit_code_and_why(cluster: Local, program: Program) -> None:
     seen = cluster.await_end(cluster.submit(program("raise ValueError('no such column: prize')")))
     assert (seen.state, seen.exit_code, seen.reason) == ("failed", 1, "exit code 1: ValueError: no such column: prize")
