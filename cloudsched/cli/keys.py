@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +44,17 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
 
 def run_create(args: argparse.Namespace) -> int:
     session = open_session(args)
-    if args.to:
-        Path(args.to).touch(mode=0o600, exist_ok=False)  # refused here, before a key exists that nobody has
+    draft = _draft(Path(args.to)) if args.to else None  # refused here, before a key exists that nobody has
     wanted = {"name": args.name, "role": args.role, "org": args.org, "ttl_s": args.ttl}
     body = {name: value for name, value in wanted.items() if value is not None}
-    answer = session.client.create("/keys", body)
-    if args.to:
-        _write(Path(args.to), str(answer.pop("key")))
+    try:
+        answer = session.client.create("/keys", body)
+    except BaseException:
+        if draft is not None:
+            draft.unlink(missing_ok=True)
+        raise
+    if draft is not None:
+        _write(draft, Path(args.to), str(answer.pop("key")))
     if args.as_json:
         session.screen.json(answer)
         return EXIT_OK
@@ -89,6 +95,26 @@ def key_row(key: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def _write(path: Path, key: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_TRUNC), "w", encoding="utf-8") as file:
+def _draft(path: Path) -> Path:
+    """An empty file (mode 0600) beside the one that is asked for. Raises OSError, also when that one is there already."""
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    return Path(name)
+
+
+def _write(draft: Path, path: Path, key: str) -> None:
+    """The key is in its file at once and whole. A file that came there meanwhile stays: the key is then in the draft."""
+    with draft.open("w", encoding="utf-8") as file:
         file.write(key + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)}; the key is in {draft}", str(path)) from None
+    except OSError:  # a file system without links
+        draft.replace(path)
+    else:
+        draft.unlink()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from cloudsched.domain.labels import check_key, check_value
 from cloudsched.domain.pricing import Refusal
 from cloudsched.domain.stock import LIMIT, STANDARD, Amount, Key, a_type, merged, to_base
 from cloudsched.errors import Invalid
@@ -73,7 +74,8 @@ def selector(raw: Any) -> dict[str, str | None]:
     if isinstance(raw, str) and raw.strip()[:1] in ("[", "{"):
         raw = _decoded(raw, "kyylabels")
     if isinstance(raw, Mapping):
-        return {str(key): None if value is None else str(value) for key, value in raw.items()}
+        return {check_key(str(key), "kyylabels"): None if value is None else check_value(str(value), "kyylabels")
+                for key, value in raw.items()}
     if isinstance(raw, str):
         raw = raw.split(",")
     if raw is not None and not isinstance(raw, list | tuple):
@@ -84,7 +86,7 @@ def selector(raw: Any) -> dict[str, str | None]:
         if not key and (equals or value):
             raise Invalid.at("kyylabels", f"{entry!r} has no key", "key=value, separated by commas")
         if key:
-            found[key.strip()] = value.strip() if equals else None
+            found[check_key(key.strip(), "kyylabels")] = check_value(value.strip(), "kyylabels") if equals else None
     return found
 
 

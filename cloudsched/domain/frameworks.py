@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from cloudsched.domain.framework_fields import Fields
 
@@ -184,10 +185,26 @@ def _external(fields: Fields, kind: str, settings: dict[str, str], configured: s
     if not url:
         fields.wrong("useExternalCluster", f"no cluster is named: set {_EXTERNAL[kind][0]} in extraCmd, or "
                      f"dcluster.external_{kind}_url in the configuration")
-    elif not _URLS[kind].fullmatch(url):
+    elif not _is_external(kind, url):
         fields.wrong("extraCmd" if said else "useExternalCluster", f"{url[:100]!r} is not the address of a {kind} cluster",
                      "spark://HOST:PORT" if kind == SPARK else "http://HOST:PORT")
     return url
+
+
+def external_hosts(kind: str, url: str) -> list[tuple[str, int]]:
+    """(host, port) of each master that the address of a cluster of others names (`spark://A:7077,B:7077`). Raises ValueError."""
+    if kind == FLINK:
+        parts = urlsplit(url)
+        return [(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))]
+    found = [urlsplit(f"spark://{one}") for one in url.removeprefix("spark://").split(",")]
+    return [(one.hostname or "", one.port or 0) for one in found]
+
+
+def _is_external(kind: str, url: str) -> bool:
+    try:
+        return bool(_URLS[kind].fullmatch(url)) and all(host and port for host, port in external_hosts(kind, url))
+    except ValueError:
+        return False
 
 
 # names

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
 from typing import Any
 
-from cloudsched.domain.stock import Amount, Key, factor
+from cloudsched.domain.stock import Amount, Key, decimal_of, factor
 from cloudsched.errors import Invalid
 
 CURRENCY = "元"
@@ -43,9 +43,9 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A part that can be had: its price, and how many base units are free."""
+    """A part that can be had: its price (None: it has none yet), and how many base units are free."""
 
-    price: Price
+    price: Price | None
     free: int
 
 
@@ -82,11 +82,10 @@ class Quote:
 def a_price(value: Any, field_name: str = "unit_price") -> str:
     """A unit price as given, as the exact text that is kept. Raises Invalid naming the field."""
     allowed = f"a decimal number from 0 with at most {PRICE_PLACES} places"
-    try:
-        number = Decimal(str(value).strip())
-    except InvalidOperation:
-        raise Invalid.at(field_name, f"{value!r} is no number", allowed) from None
-    if isinstance(value, bool) or not number.is_finite() or number < 0 or number >= NANO:
+    number = decimal_of(value)
+    if number is None:
+        raise Invalid.at(field_name, f"{value!r} is no number", allowed)
+    if number < 0 or number >= NANO:
         raise Invalid.at(field_name, f"{value!r} is no price", allowed)
     exponent = number.normalize(_WIDE).as_tuple().exponent
     if isinstance(exponent, int) and exponent < -PRICE_PLACES:
@@ -124,7 +123,8 @@ def quote(wanted: Sequence[Amount], offers: Mapping[Key, Offer], *, seconds: int
 def metered(amount: Amount, prices: Sequence[tuple[float, Price]], *, since: float, until: float) -> Fraction:
     """元 for an amount from `since` to `until` (epoch seconds), each second at the price of its time.
 
-    `prices`: (from when, price), oldest first; before the first of them it cost nothing. Times count in whole milliseconds.
+    `prices`: (from when, price), oldest first; before the first of them it has no price and costs nothing (`unpriced`). Times
+    count in whole milliseconds.
     """
     total = Fraction(0)
     for place, (begins, price) in enumerate(prices):
@@ -133,6 +133,11 @@ def metered(amount: Amount, prices: Sequence[tuple[float, Price]], *, since: flo
         if seconds > 0:
             total += cost(amount, price, seconds)
     return total
+
+
+def unpriced(prices: Sequence[tuple[float, Price]], *, since: float) -> bool:
+    """Is there a time after `since` for which the part had no price yet?"""
+    return not prices or prices[0][0] > since
 
 
 def duration(since: float, until: float) -> Fraction:
@@ -162,12 +167,11 @@ def nano_text(nano: int) -> str:
 
 def nano_of(text: Any, field_name: str) -> int:
     """An amount of 元 as given, in billionths. Raises Invalid naming the field."""
-    allowed = "a decimal number of 元 from 0 with at most 9 places"
-    try:
-        value = Decimal(str(text).strip())
-    except InvalidOperation:
-        raise Invalid.at(field_name, f"{text!r} is no number", allowed) from None
-    if isinstance(text, bool) or not value.is_finite() or value < 0 or value >= NANO:
+    allowed = "a decimal number of yuan from 0 with at most 9 places"
+    value = decimal_of(text)
+    if value is None:
+        raise Invalid.at(field_name, f"{text!r} is no number", allowed)
+    if value < 0 or value >= NANO:
         raise Invalid.at(field_name, f"{text!r} is out of range", f"{allowed}, below {NANO}")
     nano = _WIDE.multiply(value, Decimal(NANO))
     if nano != nano.to_integral_value(context=_WIDE):
@@ -183,4 +187,6 @@ def _line(one: Amount, offers: Mapping[Key, Offer], *, types: set[str], asked: i
         return Line(one, refusal=Refusal("no_model", {"type": one.type, "model": one.model}))
     if asked > offer.free:
         return Line(one, refusal=Refusal("short", {"type": one.type, "model": one.model, "free": offer.free, "asked": asked}))
+    if offer.price is None:
+        return Line(one, refusal=Refusal("no_price", {"type": one.type, "model": one.model}))
     return Line(one, offer.price, cost(one, offer.price, seconds))

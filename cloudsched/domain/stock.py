@@ -7,9 +7,10 @@ a part's stock, consumption and price are shown in its own `resource_unit`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from cloudsched.errors import Conflict, Invalid
@@ -28,6 +29,7 @@ ASKED = {"cpu": "核", "memory": "Mi", "disk": "Gi", "gpu": "卡"}
 HELD = {"cpu": "核", "memory": "Gi", "disk": "Gi", "gpu": "卡"}
 LIMIT = 2**53
 Key = tuple[str, str]
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,10 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A kind of hardware of a compute centre and its price (contract: parts). `unit_price` is an exact decimal as text."""
+    """A kind of hardware of a compute centre and its price (contract: parts).
+
+    `unit_price` is an exact decimal as text, empty where it has no price yet.
+    """
 
     id: int
     key: str
@@ -100,6 +105,14 @@ class StockInUse(_OfABook):
     sentence = "{type} {model} of cluster {cluster}: {stock} {unit} can be taken away, {asked} {unit} would have to be"
 
 
+def decimal_of(value: Any) -> Decimal | None:
+    """A number as people and JSON write it, exact; None for what is none: digits are ASCII, with nothing between them."""
+    text = str(value).strip()
+    if isinstance(value, bool) or len(text) > 400 or not _NUMBER.fullmatch(text):
+        return None
+    return Decimal(text)
+
+
 def a_type(value: Any, field: str = "type") -> str:
     """The type of a part. Raises Invalid naming the field."""
     if value not in TYPES:
@@ -121,11 +134,8 @@ def to_base(kind: str, value: Any, unit: str = "", *, field: str = "amount", sig
     Without a suffix of its own it is in `unit`, by default the unit people ask in. Raises Invalid naming the field.
     """
     text, unit = _split(kind, value, unit or ASKED[kind])
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        number = Decimal("NaN")
-    if isinstance(value, bool) or not number.is_finite():
+    number = None if isinstance(value, bool) else decimal_of(text)
+    if number is None:
         raise Invalid.at(field, f"{value!r} is no number", f"a number of {unit}")
     if number < 0 and not signed:
         raise Invalid.at(field, f"{value!r} is negative", "0 or more")

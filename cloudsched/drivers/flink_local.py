@@ -14,11 +14,11 @@ from typing import Any
 
 from cloudsched.drivers.base import Check, DriverError, Place
 from cloudsched.drivers.frameworks import FLINK, ClusterSeen, ClusterWanted, Handle, Save
-from cloudsched.drivers.frameworks_local import conf, engines, place, ports, web
+from cloudsched.drivers.frameworks_local import conf, engines, flink_log, place, ports, web
 from cloudsched.drivers.frameworks_local.flink_jobs import JOB_TAG, FlinkJobs
 from cloudsched.drivers.frameworks_local.framework import LocalFramework
 from cloudsched.drivers.frameworks_local.homes import Home, Start
-from cloudsched.drivers.frameworks_local.place import LocalPlace, last_words
+from cloudsched.drivers.frameworks_local.place import LocalPlace
 from cloudsched.drivers.frameworks_local.users import User
 
 MASTER = "master"
@@ -133,7 +133,7 @@ class FlinkLocal(LocalFramework):
         slots = settings.get("taskmanager.numberOfTaskSlots") or str(place.whole_cores(wanted.worker_cores_m))
         facts |= {"kind": FLINK, "cluster_id": wanted.cluster_id, "tenant": wanted.tenant, "settings": dict(settings),
                   "worker_memory_mb": wanted.worker_memory_mb, "worker_cores": place.whole_cores(wanted.worker_cores_m),
-                  "slots": slots, "user": user.name, "note": facts.get("note", user.note)}  # fmt: skip
+                  "slots": slots, "user": user.name}  # fmt: skip
         home.write_facts(facts)
         return home.facts()
 
@@ -263,17 +263,17 @@ def _ask(home: Home, facts: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]
 def _reason(home: Home, overview: Mapping[str, Any], starting: set[str], workers: int) -> str:
     """Why the cluster is not whole; empty when it is."""
     if home.process(MASTER) is None:
-        return f"the job manager is not running. {last_words(home.log_path(MASTER))}".strip()
+        return f"the job manager is not running. {flink_log.own_words(home, MASTER)}".strip()
     if not overview:
         return "the job manager is starting"
     dead = [role for role in (f"worker-{number}" for number in range(workers)) if home.process(role) is None]
     if dead:
-        return f"{', '.join(dead)}: not running. {last_words(home.log_path(dead[0]))}".strip()
+        return f"{', '.join(dead)}: not running. {flink_log.own_words(home, dead[0])}".strip()
     return f"{', '.join(sorted(starting))}: starting" if starting else ""
 
 
 def _public(home: Home, facts: Mapping[str, Any], overview: Mapping[str, Any]) -> dict[str, Any]:
-    kept = ("mark", "worker_memory_mb", "worker_cores", "user", "note")
+    kept = ("mark", "worker_memory_mb", "worker_cores", "user")
     pids = {role: found[0] for role in home.roles() if (found := home.process(role))}
     numbers = {name.replace("-", "_"): value for name, value in overview.items() if isinstance(value, int)}
     return {"key": home.key, "home": str(home.path), "pids": pids, **{name: facts.get(name) for name in kept}, **numbers}

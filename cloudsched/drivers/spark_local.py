@@ -119,7 +119,7 @@ class SparkLocal(LocalFramework):
             facts = {**facts, **self._addresses(), "secret": os.urandom(24).hex(), "created": time.time()}
         facts |= {"kind": SPARK, "cluster_id": wanted.cluster_id, "tenant": wanted.tenant, "settings": dict(settings),
                   "worker_memory_mb": wanted.worker_memory_mb, "worker_cores": place.whole_cores(wanted.worker_cores_m),
-                  "user": user.name, "note": facts.get("note", user.note)}  # fmt: skip
+                  "user": user.name}  # fmt: skip
         home.write_facts(facts)
         home.write_conf("log4j2.properties", LOG4J, user)
         home.write_conf("daemon.conf", conf.properties(_daemon_settings(settings, facts["secret"])), user)
@@ -211,7 +211,7 @@ def _reason(home: Home, told: Mapping[str, Any], starting: set[str], workers: in
 
 def _public(home: Home, facts: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     """What may be shown and kept: no secret."""
-    kept = ("mark", "worker_memory_mb", "worker_cores", "user", "note")
+    kept = ("mark", "worker_memory_mb", "worker_cores", "user")
     pids = {role: found[0] for role in home.roles() if (found := home.process(role))}
     numbers = {name: told[name] for name in ("cores", "coresused", "memory", "memoryused") if name in told}
     return {"key": home.key, "home": str(home.path), "pids": pids, **{name: facts.get(name) for name in kept}, **numbers}

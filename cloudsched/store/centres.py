@@ -309,6 +309,12 @@ def operation_on(kind: str, cluster_id: int) -> int:
                             "AND state IN ('queued', 'running') ORDER BY id DESC LIMIT 1", (kind, cluster_id)) or 0)
 
 
+def operations_on(cluster_id: int) -> list[int]:
+    """All operations that are under way for a cluster."""
+    return [int(row[0]) for row in read().all("SELECT id FROM operation WHERE subject_kind = 'cluster' AND subject_id = ? "
+                                              "AND state IN ('queued', 'running') ORDER BY id", (cluster_id,))]
+
+
 def last_operation(kind: str, cluster_id: int) -> int:
     """The newest operation of a kind for a cluster, ended or not; 0 when there was none."""
     return int(read().value("SELECT id FROM operation WHERE kind = ? AND subject_kind = 'cluster' AND subject_id = ? "

@@ -135,22 +135,24 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cluster": ("NULL", ("org", "centre", "cluster_key")),
     "org": ("NULL", ("org",)),
 }
-_SUMS = "SUM(seconds), SUM(cpu_s), SUM(memory_s), SUM(disk_s), SUM(gpu_s), SUM(cost_nano)"
+_SUMS = ("SUM(seconds), SUM(cpu_s), SUM(memory_s), SUM(disk_s), SUM(gpu_s), SUM(cost_nano), "
+         "SUM(CASE WHEN parts LIKE ? THEN 1 ELSE 0 END)")
+_UNPRICED = "%, true]%"  # how an entry of `parts` ends whose part had no price
 
 
 def usage(by: str, *, where: Mapping[str, Any], since: int, until: int, limit: int | None = None, offset: int = 0,
           ) -> list[dict[str, Any]]:
     """Sums of metered hours from `since` until before `until`: `at` (where time tells them apart), who and where, `seconds`,
-    `cpu_s`, `memory_s`, `disk_s`, `gpu_s`, `cost_nano`."""
+    `cpu_s`, `memory_s`, `disk_s`, `gpu_s`, `cost_nano`, `unpriced` (in how many hours something had no price)."""
     at, others = GROUPS[by]
     group = ", ".join([*([at] if at != "NULL" else []), *others])
     condition, args = _where(where, since, until)
     sql = f"SELECT {at}, {', '.join(others)}, {_SUMS} FROM usage_hour WHERE {condition} GROUP BY {group} ORDER BY {group}"
     if limit is not None:
         sql += f" LIMIT {int(limit)} OFFSET {int(offset)}"
-    names = ("at", *others, "seconds", "cpu_s", "memory_s", "disk_s", "gpu_s", "cost_nano")
-    whole = names[-5:]
-    rows = [dict(zip(names, row, strict=True)) for row in read().all(sql, args)]
+    names = ("at", *others, "seconds", "cpu_s", "memory_s", "disk_s", "gpu_s", "cost_nano", "unpriced")
+    whole = names[-6:]
+    rows = [dict(zip(names, row, strict=True)) for row in read().all(sql, [_UNPRICED, *args])]
     return [{**row, "seconds": float(row["seconds"]), **{name: int(row[name]) for name in whole}} for row in rows]
 
 

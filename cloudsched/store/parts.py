@@ -26,18 +26,19 @@ def lock(tx: Tx) -> None:
 
 
 def insert(tx: Tx, values: Mapping[str, Any]) -> int | None:
-    """A new part with its first price; its id, or None when the centre has that type and model already."""
+    """A new part with its first price, if `unit_price` says one; its id, or None when the centre has that type and model."""
     names = tuple(values)
     number = tx.value(f"INSERT INTO part ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) "
                       "ON CONFLICT DO NOTHING RETURNING id", tuple(values.values()))
-    if number is not None:
+    if number is not None and values.get("unit_price"):
         add_price(tx, int(number), at=values["created_at"])
     return None if number is None else int(number)
 
 
-def set_price(tx: Tx, number: int, unit_price: str, *, at: float) -> None:
-    """What a part costs from now on."""
-    tx.run("UPDATE part SET unit_price = ?, updated_at = ? WHERE id = ?", (unit_price, at, number))
+def set_price(tx: Tx, number: int, unit_price: str, *, at: float, **units: str) -> None:
+    """What a part costs from now on; `units`: columns of what the price is of (resource_unit, charge_unit, account_unit)."""
+    values = {"unit_price": unit_price, **units, "updated_at": at}
+    tx.run(f"UPDATE part SET {', '.join(f'{name} = ?' for name in values)} WHERE id = ?", (*values.values(), number))
     add_price(tx, number, at=at)
 
 

@@ -61,7 +61,7 @@ class UsageHour(Table):
     """What one instance used in the hour that began at `hour` (epoch seconds), and its cost at the prices of the time.
 
     `cpu_s` and the others are base units times seconds; `parts` has them per model: [[type, model, base units x seconds,
-    billionths of 元], ...].
+    billionths of 元], ...], with a fifth member `true` where the part had no price for some of the time.
     """
 
     hour = BigIntegerField()

@@ -113,6 +113,19 @@ def test_status_and_terminate(server: Server, run: Any) -> None:
     assert gone.status == 4 and "99: there is nothing at /cluster/status/cluster/99" in gone.err
 
 
+def test_terminate_takes_names_of_its_own_kind(server: Server, run: Any) -> None:
+    server.answers |= {
+        ("GET", "/api/v2/clusters/c-1"): {"id": 12, "kind": "spark"}, ("DELETE", "/cluster/terminate/spark/12"): "TERMINATING",
+        ("GET", "/api/v2/clusters/f 1"): {"id": 13, "kind": "flink"}, ("GET", "/cluster/terminate/flink/13"): "TERMINATED"}
+    assert run("spark", "terminate", "c-1").out == "c-1: TERMINATING\n"
+    assert run("flink", "terminate", "f 1").out == "f 1: TERMINATED\n"
+    other = run("spark", "terminate", "f 1", "c-1")
+    assert (other.status, other.out) == (4, "c-1: TERMINATING\n") and "it is a flink cluster, not one of spark" in other.err
+    gone = run("spark", "terminate", "no-such")
+    assert gone.status == 4 and "no-such" in gone.err
+    assert not any("no-such" in path for method, path, _ in server.asked if method == "DELETE")
+
+
 def test_list_is_the_native_list(server: Server, run: Any) -> None:
     server.answers["GET", "/api/v2/clusters"] = {"next": None, "items": [{
         "id": 1, "key": "spark-1", "state": "running", "org": "t", "workers_ready": 1, "workers_wanted": 2, "address": "spark://x",
@@ -144,13 +157,15 @@ def test_submit_and_wait(server: Server, run: Any) -> None:
 
 def test_jobs_info_kill_logs_check_monitor(server: Server, run: Any) -> None:
     server.answers |= {
-        ("GET", "/cluster/job/list"): [JOB, {**JOB, "jobId": 4, "jobType": "flink"}], ("GET", "/cluster/job/info/3"): JOB,
+        ("GET", "/cluster/job/list"): [JOB], ("GET", "/cluster/job/info/3"): JOB,
         ("POST", "/cluster/job/terminate/3"): "TERMINATING", ("GET", "/api/v2/jobs/3/output"): b"a log\n",
         ("GET", "/cluster/cluster/check"): "Clusters: 0 running.",
         ("PUT", "/api/v2/alerts/clients/a b"): {"client": "a b", "on": False},
         ("GET", "/api/v2/alerts/clients/a b"): {"client": "a b", "on": True}}
     assert [line.split("\t")[0] for line in run("spark", "jobs", "--status", "succeeded").lines] == ["ID", "3"]
-    assert server.asked[-1][1] == "/cluster/job/list?limit=100&status=succeeded"
+    assert server.asked[-1][1] == "/cluster/job/list?jobType=spark&limit=100&status=succeeded"
+    run("flink", "jobs", "--limit", "2")
+    assert server.asked[-1][1] == "/cluster/job/list?jobType=flink&limit=2"
     assert "pi is about" in run("spark", "info", "3").out and run("spark", "info", "3", "--json").json == JOB
     assert run("spark", "kill", "3").out == "3: TERMINATING\n"
     assert run("spark", "logs", "3").out == "a log\n"

@@ -6,8 +6,11 @@ import io
 import json
 from pathlib import Path
 
+import pytest
+
 from cloudsched.cli.explain import show_trace, show_why
 from cloudsched.cli.screen import Screen
+from cloudsched.client.errors import ApiError
 
 from .conftest import Cli
 from .fake_api import T0, FakeApi
@@ -197,3 +200,19 @@ def test_version(cli: Cli, api: FakeApi) -> None:
     assert said.status == 0 and said.lines[1].startswith("server unknown: no answer from http://127.0.0.1:1")
     api.answers["version"] = "99.0"
     assert cli("version").status == 1
+
+
+def test_a_key_that_is_not_made_leaves_no_file(cli: Cli, api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bob.key"
+    assert cli("keys", "create", "bob", "--role", "king", "--to", str(path)).status == 2
+    monkeypatch.setattr("cloudsched.client.http.Client.create", _refuse)
+    assert cli("keys", "create", "bob", "--to", str(path)).status != 0
+    assert list(tmp_path.iterdir()) == [] and not api.keys
+    assert cli("keys", "create", "bob", "--to", str(tmp_path / "nowhere" / "bob.key")).status == 1
+    path.symlink_to(tmp_path / "elsewhere")
+    said = cli("keys", "create", "bob", "--to", str(path))
+    assert said.status == 1 and "File exists" in said.err and not (tmp_path / "elsewhere").exists()
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise ApiError(503, "away")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cloudsched.drivers.frameworks_local.users import own_name
 from cloudsched.testing.instance import Instance
 
 from .conftest import Maker
@@ -128,8 +129,9 @@ def _counts(text: str) -> dict[str, int]:
 @pytest.mark.parametrize("kind", ["spark", "flink"])
 def test_real_clusters_count_words_heal_outlive_the_server_and_leave_nothing(new_instance: Maker, folder: Path,
                                                                             kind: str) -> None:
-    instance = new_instance(config={"dcluster": {**_homes(), "launch_timeout_s": 240, "capacity_cores_m": 16_000,
-                                                 "capacity_memory_mb": 65_536}}).start_all()
+    instance = new_instance(config={"dcluster": {
+        **_homes(), "run_as": own_name(), "launch_timeout_s": 240, "capacity_cores_m": 16_000,
+        "capacity_memory_mb": 65_536}}).start_all()
     text = folder / "words.txt"
     expected = _text_file(text)
     number = _ask(instance, "POST", f"{'/v2' if kind == 'spark' else ''}/launch/{kind}/cluster", SMALL)

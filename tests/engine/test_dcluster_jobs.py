@@ -12,8 +12,8 @@ from cloudsched.domain import submission
 from cloudsched.drivers.base import DriverError
 from cloudsched.drivers.frameworks import KILLED, Handle, Save
 from cloudsched.engine.dcluster import LEASE_S
-from cloudsched.errors import Conflict
-from cloudsched.services import jobs, snapshot
+from cloudsched.errors import Conflict, Invalid
+from cloudsched.services import jobs, snapshot, why
 from cloudsched.services.frameworks import framework_clusters, framework_jobs
 from cloudsched.store import dcluster, picture
 from cloudsched.store import jobs as rows
@@ -89,6 +89,7 @@ def test_the_long_living_cluster_of_a_client_is_launched_once_and_used_again(bot
 
 
 def test_an_external_cluster_is_used_as_it_is(yard: Yard) -> None:
+    yard.set(external_clusters="elsewhere", driver_host="10.0.0.1")
     told = yard.submit(useExternalCluster=True, extraCmd='{"spark.master": "spark://elsewhere:7077", "spark.x": 1}')
     yard.run(3)
     assert framework_jobs.status(told["jobId"]) == "RUNNING"
@@ -98,6 +99,69 @@ def test_an_external_cluster_is_used_as_it_is(yard: Yard) -> None:
     yard.run(15)
     assert framework_jobs.status(told["jobId"]) == "SUCCEEDED"
     assert yard.world.count("launch") == 0
+
+
+EXTERNAL = {"useExternalCluster": True, "extraCmd": '{"spark.master": "spark://elsewhere:7077"}'}
+AWAY = DriverError("http://elsewhere: cannot be reached", transient=True)
+OUTSIDE = {"external_clusters": "elsewhere", "driver_host": "10.0.0.1", "external_give_up_s": 60.0}
+
+
+def test_an_external_cluster_that_was_struck_off_gets_no_job_that_waits(yard: Yard) -> None:
+    yard.set(**OUTSIDE)
+    number = yard.submit(**EXTERNAL)["jobId"]
+    yard.set(driver_host="10.0.0.1")
+    yard.run(3)
+    assert (yard.job(number).state, yard.world.count("submit")) == ("failed", 0)
+    assert "dcluster.external_clusters" in (yard.job(number).reason or "")
+    with pytest.raises(Invalid, match=r"dcluster\.external_clusters"):
+        jobs.retry(number, ADA)
+
+
+def test_an_external_cluster_that_is_away_is_said_and_given_up(both: Yard) -> None:
+    both.set(**OUTSIDE)
+    both.world.refuse["submit"] = [AWAY] * 500
+    number = both.submit(**EXTERNAL)["jobId"]
+    both.run(30)
+    told = framework_jobs.info(number)
+    assert told["jobStatus"] == "QUEUED"
+    assert "spark://elsewhere:7077 cannot be asked since 2023-" in told["reason"]
+    assert "given up 60 s after that" in told["reason"] and told["reason"] in why.job(number)["verdict"]
+    both.run(60)
+    assert framework_jobs.status(number) == "FAILED"
+    assert "cannot be reached; given up after 60 s" in (both.job(number).reason or "")
+
+
+def test_a_job_on_an_external_cluster_that_comes_back_goes_on(yard: Yard) -> None:
+    yard.set(**OUTSIDE)
+    number = yard.submit(replace(COUNT, arguments=("--fake-run-s=120",)), **EXTERNAL)["jobId"]
+    yard.run(3)
+    yard.world.refuse["job"] = [AWAY] * 15
+    yard.run(20)
+    assert framework_jobs.status(number) == "RUNNING"
+    assert "cannot be asked since" in framework_jobs.info(number)["reason"]
+    yard.run(60)
+    assert framework_jobs.info(number)["reason"] is None
+    yard.run(60)
+    assert framework_jobs.status(number) == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("how", ["terminate", "limit"])
+def test_the_end_on_an_external_cluster_that_stays_away_is_not_waited_for_without_end(yard: Yard, how: str) -> None:
+    yard.set(**OUTSIDE)
+    limit_s = 20.0 if how == "limit" else None
+    module = replace(COUNT, arguments=("--fake-run-s=1000",), time_limit_s=limit_s, max_retries=3)
+    number = yard.submit(module, **EXTERNAL)["jobId"]
+    yard.run(3)
+    for verb in ("job", "kill"):
+        yard.world.refuse[verb] = [AWAY] * 500
+    if how == "terminate":
+        framework_jobs.terminate(number, ADA)
+    yard.run(40)
+    assert framework_jobs.status(number) == ("TERMINATING" if how == "terminate" else "RUNNING")
+    assert "given up 60 s after that" in framework_jobs.info(number)["reason"]
+    yard.run(60)
+    assert yard.job(number).state == ("cancelled" if how == "terminate" else "timeout")
+    assert "not proved ended after 60 s" in (yard.job(number).reason or "")
 
 
 def test_a_cluster_takes_so_many_jobs_at_once_and_the_oldest_first(yard: Yard) -> None:

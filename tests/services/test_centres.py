@@ -317,7 +317,7 @@ def test_a_cloud_that_had_no_node_is_enabled_when_one_has_joined(
     cluster = clusters.get(begun.cluster.id)
     assert cluster is not None
     centre_growth.resize(cluster, settings, actor="x")
-    said = centre_growth.enable_cloud(cluster, settings, actor="x")
+    said = centre_growth.follow_cloud(cluster, settings, actor="x")
     assert bool(clouds.by_name("c").enabled) is enabled  # type: ignore[union-attr]
     assert ("partition: no node" in said) is (not works) and bool(said) is not bool(switched)
-    assert centre_growth.enable_cloud(cluster, settings, actor="x") == ("" if works else said)
+    assert centre_growth.follow_cloud(cluster, settings, actor="x") == ("" if works else said)

@@ -458,6 +458,15 @@ def test_what_instances_say_is_kept(lab: Lab, three: list[Node]) -> None:
     assert json.loads(event.data)["node"] == node.id
 
 
+def test_numbers_of_instances_are_the_same_in_every_json_reader(lab: Lab) -> None:
+    names = [f"i-{number:017x}" for number in range(50)]
+    for name in names:
+        cloud_nodes.log_instance(name, {}, "ann")
+    numbers = {event.subject_id for event in events.since(0, kind="instance.log", limit=100)}
+    assert len(numbers) == 50
+    assert all(number is not None and 0 <= number < 2**53 for number in numbers)
+
+
 @pytest.mark.parametrize(("instance", "said", "field"), [
     ("", {}, "instanceId"), ("x" * 256, {}, "instanceId"), ("a\nb", {}, "instanceId"), ("i-1", "x" * 70_000, "body")])
 def test_wrong_sayings(lab: Lab, instance: str, said: Any, field: str) -> None:

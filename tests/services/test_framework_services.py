@@ -144,7 +144,8 @@ def test_lists_by_state_newest_first_in_pages(both: Yard) -> None:
     assert ids(status="submitted") == [own]
     assert ids(limit=2, offset=1) == [numbers[2], numbers[1]]
     assert ids(client="nobody") == []
-    for wrong in ({"status": "nonsense"}, {"limit": 0}, {"limit": 10**6}, {"offset": -1}):
+    assert ids(job_type="flink") == [] and ids(job_type="Spark3", limit=1) == [own]
+    for wrong in ({"status": "nonsense"}, {"job_type": "hadoop"}, {"limit": 0}, {"limit": 10**6}, {"offset": -1}):
         with pytest.raises(Invalid):
             framework_jobs.listed(**wrong)
 
@@ -197,6 +198,21 @@ def test_jobs_are_those_of_the_whole_system(both: Yard) -> None:
     assert lists()["complete"] == [key]
     assert listing.one(number).output_size > 0
     assert pool_views.job_counts() == (0, 0)
+
+
+def test_a_job_that_is_queued_for_its_cluster_is_idle(both: Yard) -> None:
+    number = both.submit()["jobId"]
+    both.run()
+    key = f"dcluster.{number}"
+    assert framework_jobs.status(number) == "QUEUED"
+    assert [name for name in pool_views.JOB_LISTS if [row.key for row in pool_views.job_list(name)] == [key]] == ["sched", "idle"]
+    (row,) = pool_views.job_list("idle")
+    assert (row.status, row.scheduled) == (1, True)
+    facts = pool_views.job_facts(key)
+    assert facts is not None and (facts.status, facts.scheduled) == (1, True)
+    assert pool_views.job_counts() == (0, 1)
+    both.run(6)
+    assert pool_views.job_list("idle") == [] and [row.status for row in pool_views.job_list("running")] == [2]
 
 
 def test_why_says_what_it_waits_for(yard: Yard) -> None:

@@ -270,7 +270,7 @@ def test_export(small: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = list(csv.DictReader(io.StringIO(metering.export(org="=cmd"))))
     assert len(lines) == 4 and lines[0] == {
         "hour": "2026-03-01T00:00:00.000Z", "org": "'=cmd", "instance": "a", "centre": CENTRE, "cluster": "c1", "type": "cpu",
-        "model": "X", "unit": "core_hours", "amount_hours": "1.500000", "cost_yuan": "3"}
+        "model": "X", "unit": "core_hours", "amount_hours": "1.500000", "cost_yuan": "3", "unpriced": ""}
     assert lines[3]["cost_yuan"] == "1.8" and lines[3]["amount_hours"] == "1.000000"
     assert metering.export(org="nobody").splitlines() == [",".join(metering._EXPORT)]
     monkeypatch.setattr(metering, "EXPORT_ROWS", 1)

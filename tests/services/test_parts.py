@@ -45,7 +45,10 @@ def test_a_part_is_there_once(stepped: ManualClock) -> None:
     with pytest.raises(parts.PartExists):
         parts.add(CENTRE, **GIVEN, stock="2", cluster_key="c1")
     stepped.advance(5)
-    again = parts.add(CENTRE, **{**GIVEN, "unit_price": "9"}, stock="3", cluster_key="c2", add_stock=True)
+    with pytest.raises(Conflict, match="costs 6, not 9") as told:
+        parts.add(CENTRE, **{**GIVEN, "unit_price": "9"}, stock="3", cluster_key="c2", add_stock=True)
+    assert told.value.details["say"] == "part_price_differs" and free() == 2
+    again = parts.add(CENTRE, **{**GIVEN, "unit_price": "6.0"}, stock="3", cluster_key="c2", add_stock=True)
     assert again.key == part.key and again.unit_price == "6" and again.updated_at == stepped.now()
     assert (free(), free(cluster="c2")) == (5, 3)
     assert kinds() == ["part.add", "part.stock"]
@@ -119,7 +122,7 @@ def test_hosts_bring_their_parts_and_take_them_along() -> None:
 
     move(None, ("", big))
     assert [(one.part.type, one.part.unit_price, one.stock) for one in parts.listed(CENTRE)] == [
-        ("cpu", "0", 8000), ("gpu", "0", 2)]
+        ("cpu", "", 8000), ("gpu", "", 2)]
     move(("", big), ("c1", big))
     move(("c1", big), ("c1", small))
     move(("c1", small), ("c1", small))
@@ -202,7 +205,7 @@ def test_each_line_has_its_own_error() -> None:
     found = ask(("cpu", "X", 4), ("cpu", "Y", 1), ("tpu", "X", 1), ("disk", "SYS", 1), ("memory", "M", 16385), ("gpu", "A", 0.5),
                 ("gpu", "A", None))
     codes = [entry.refusal.code if entry.refusal else "" for entry in found.entries]
-    assert codes == ["", "no_model", "no_type", "no_type", "short", "bad_amount", "bad_amount"]
+    assert codes == ["", "no_model", "no_type", "no_type", "short", "bad_amount", "no_amount"]
     assert found.total == 6
     short = quotes.facts(found.refusals[3])
     assert (short["stock"], short["asked"], short["unit"]) == (16384, 16385, "Mi")

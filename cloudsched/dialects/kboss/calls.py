@@ -7,9 +7,11 @@ error whose `details` hold `say` is told by that text, the other details put in;
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property, wraps
 from typing import Any
 
@@ -92,6 +94,13 @@ class Page:
         return self.numbered(found[self.offset:end], len(found))
 
 
+def _written(value: Any) -> str:
+    """A value of JSON as text; a number as it is read by people: 0.00001 and not 1e-05."""
+    if isinstance(value, float) and math.isfinite(value):
+        return format(Decimal(repr(value)), "f")
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _sortable(value: Any) -> tuple[int, float, str]:
     if isinstance(value, (int, float)):
         return 0, float(value), ""
@@ -123,7 +132,7 @@ class Call:
         value = self._raw(name)
         if value is None:
             return default
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text = value if isinstance(value, str) else _written(value)
         if _UNSTORABLE.search(text):
             raise Refusal("bad_characters", field=name)
         if len(text) > most:
@@ -144,7 +153,8 @@ class Call:
             return default
         number = int(text) if _INTEGER.match(text) else None
         if number is None or (low is not None and number < low) or (high is not None and number > high):
-            raise Refusal("bad_integer", field=name, value=text[:80], allowed=_bounds(low, high))
+            key = "bad_integer" if number is None else "bad_range"
+            raise Refusal(key, field=name, value=text[:80], allowed=_bounds(low, high))
         return number
 
     def boolean(self, name: str, default: bool = False) -> bool:
@@ -250,6 +260,7 @@ class Route:
 
     def __post_init__(self) -> None:
         if self.role == "viewer" or not self.changes:
+            object.__setattr__(self, "changes", False)
             object.__setattr__(self, "handler", _looking(self.handler))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cloudsched.dialects.kboss import words
 from cloudsched.dialects.kboss.calls import Answer, Call, Route, ok, register_texts
 from cloudsched.services.centre import centre_audit, centres
 from cloudsched.services.centre.centres import Centre
@@ -24,7 +25,8 @@ def add(call: Call) -> Answer:
     for name in _NEEDED:
         call.required(name)
     made = centres.add(_given(call), org=call.org, actor=call.actor, settings=call.settings, dry_run=call.dry_run)
-    return ok(call, "centre_added", _row(call, made))
+    row = _row(call, made)
+    return ok(call, "centre_added", {**{name: row[name] for name in sorted(row) if name != "id"}, "id": made.key})
 
 
 def change(call: Call) -> Answer:
@@ -32,7 +34,8 @@ def change(call: Call) -> Answer:
     centre = _centre(call)
     changed = centres.change(centre, _given(call), actor=call.actor, settings=call.settings, admin=call.caller.may("admin"),
                              dry_run=call.dry_run)
-    return ok(call, "centre_changed", {key: value for key, value in _row(call, changed).items() if key != "orgid"})
+    row = _row(call, changed)
+    return ok(call, "centre_changed", {name: row[name] for name in sorted(row) if name != "orgid"})
 
 
 def remove(call: Call) -> Answer:
@@ -49,8 +52,15 @@ def audit(call: Call) -> Answer:
     total, rows = centre_audit.page(
         scope=call.scope, limit=size, offset=(page.page - 1) * size, kind=call.text("kind", "", most=100) or "",
         actor=call.text("user", "", most=200) or "", since=call.text("since", "", most=40) or "")
+    first = (page.page - 1) * size + 1
     return ok(call, "audit_listed", {"total": total, "rows": [
-        {**row, "row_num_": number} for number, row in enumerate(rows, (page.page - 1) * size + 1)]})
+        {**row, "data": _told(call, row["data"]), "row_num_": number} for number, row in enumerate(rows, first)]})
+
+
+def _told(call: Call, data: dict[str, Any]) -> dict[str, Any]:
+    sentences = ("why", "reason", "detail", "error")
+    return {name: words.told(value, call.language) if name in sentences and isinstance(value, str) else value
+            for name, value in data.items()}
 
 
 def _centre(call: Call) -> Centre:
@@ -94,5 +104,5 @@ ROUTES = (
     Route(f"{_PATH}/add_cpclist.dspy", add),
     Route(f"{_PATH}/update_cpclist.dspy", change),
     Route(f"{_PATH}/delete_cpclist.dspy", remove),
-    Route("/dev/cpcc/cpcaudit/get_audit.dspy", audit, role="operator"),
+    Route("/dev/cpcc/cpcaudit/get_audit.dspy", audit, role="operator", changes=False),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cloudsched.dialects.kboss import words
 from cloudsched.dialects.kboss.calls import Answer, Call, Refusal, Route, no, ok, register_texts
 from cloudsched.dialects.kboss.pcapi import kind_of
 from cloudsched.domain.entities import Cluster
@@ -39,7 +40,8 @@ def new(call: Call) -> Answer:
     if call.dry_run:
         plan = centre_calls.plan(centre_calls.access_of(host, call.settings), worker=False, kind=kind,
                                  options=centre_clusters.options_for(begun.cluster, begun.host, {}))
-        return ok(call, "cluster_planned", {**_host(begun), "cluster_name": begun.cluster.name, "steps": plan["steps"]})
+        return ok(call, "cluster_planned", {**_host(begun), "cluster_name": begun.cluster.name,
+                                           "steps": words.steps(plan["steps"], call.language)})
     return _waited(call, begun, "cluster_made")
 
 
@@ -65,9 +67,15 @@ def delete(call: Call) -> Answer:
     """A cluster is taken apart; its machines become idle."""
     cluster = _cluster(call, "id")
     begun = centre_clusters.delete(cluster, force=call.boolean("force"), actor=call.actor, dry_run=call.dry_run)
+    data = {"id": cluster.key, **({"cancelled": list(begun.stopped)} if begun.stopped else {})}
     if call.dry_run:
         return ok(call, "cluster_deleted", {"id": cluster.key})
-    return _waited(call, begun, "cluster_deleted", {"id": cluster.key})
+    if begun.stopped and call.boolean("async"):
+        return ok(call, "cluster_cancelled", {**data, "operation": begun.operation, "ready": 0})
+    answer = _waited(call, begun, "cluster_deleted", data)
+    left = centre_clusters.left_of(begun.operation) if answer.status and not call.boolean("async") else []
+    left = [words.told(one, call.language) for one in left]
+    return ok(call, "cluster_deleted_left", {**data, "left": left}, left="; ".join(left)) if left else answer
 
 
 def new_worker(call: Call) -> Answer:
@@ -82,7 +90,7 @@ def new_worker(call: Call) -> Answer:
         steps = centre_calls.worker_steps(
             centre_clusters.centre_of(cluster), centre_calls.access_of(host, call.settings), kind=cluster.kind,
             options=centre_clusters.options_for(begun.cluster, begun.host, options), join_command=join, settings=call.settings)
-        return ok(call, "cluster_planned", {**_host(begun), "steps": steps})
+        return ok(call, "cluster_planned", {**_host(begun), "steps": words.steps(steps, call.language)})
     return _waited(call, begun, "worker_added")
 
 
@@ -96,7 +104,8 @@ def delete_worker(call: Call) -> Answer:
     begun = centre_clusters.delete_worker(cluster, host, force=call.boolean("force"), actor=call.actor, dry_run=call.dry_run)
     data = {"id": host.key, "clusterid": cluster.key, "cpcid": host.centre_key}
     if call.dry_run:
-        return ok(call, "worker_removed", data)
+        checked = centre_clusters.check_worker_idle(cluster, host, call.settings, force=call.boolean("force"))
+        return ok(call, "worker_removed", data if checked else {**data, "checked": False})
     return _waited(call, begun, "worker_removed", {**data, "node_status": "0"})
 
 
@@ -118,8 +127,10 @@ def operation(call: Call) -> Answer:
     found = operations.one(number)
     cluster = centre_clusters.of_operation(found, scope=call.scope)
     return ok(call, "operation_shown", {
-        "id": number, "clusterid": cluster.key, **{name: found[name] for name in ("kind", "state", "steps", "error", "created_at",
-                                                                                  "ended_at")}})
+        "id": number, "clusterid": cluster.key, "kind": found["kind"], "state": found["state"],
+        "steps": words.steps(found["steps"], call.language),
+        "error": found["error"] and words.told(found["error"], call.language),
+        "created_at": found["created_at"], "ended_at": found["ended_at"]})
 
 
 def _cluster(call: Call, name: str) -> Cluster:
@@ -203,6 +214,13 @@ register_texts({
     "not_a_worker": ("设备 {name} 不是集群 {cluster} 的工作节点", "device {name} is no worker of cluster {cluster}"),
     "cluster_exists": ("该算力中心已有同名集群: {name}", "there is a cluster named {name} in this centre"),
     "cluster_not_ready": ("集群 {name} 未就绪", "cluster {name} is not ready"),
+    "cluster_installing": ("集群 {name} 未就绪: 正在安装, 不能移除 (可用 force=1 取消安装并移除)",
+                           "cluster {name} is being installed and stays (force=1 cancels that and removes it)"),
+    "cluster_cancelled": ("已取消正在进行的操作, 正在移除集群; 无法连接的设备上可能有残留, 请稍后查看操作进度",
+                          "what was under way is cancelled and the cluster is being removed; hosts that cannot be reached may "
+                          "keep something: the operation tells which"),
+    "cluster_deleted_left": ("移除算力集群成功, 但以下设备未能清理, 可能有残留: {left}",
+                             "cluster removed; on these hosts something may be left: {left}"),
     "cluster_gone": ("集群 {name} 已移除", "cluster {name} is gone"),
     "cluster_in_use": ("集群 {name} 还有 {instances} 个资源实例, 不能移除 (可用 force=1)",
                        "cluster {name} has {instances} resource instances and stays (unless force=1)"),

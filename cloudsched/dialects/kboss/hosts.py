@@ -44,7 +44,8 @@ def add(call: Call) -> Answer:
     for name in _NEEDED:
         call.required(name)
     made = centre_hosts.add(centre, _given(call), actor=call.actor, settings=call.settings, dry_run=call.dry_run)
-    return ok(call, "host_added", _echo(call, made))
+    echo = _echo(call, made)
+    return ok(call, "host_added", {**{name: echo[name] for name in echo if name != "id"}, "id": made.key})
 
 
 def change(call: Call) -> Answer:
@@ -96,9 +97,12 @@ def _given(call: Call) -> dict[str, Any]:
 
 def _echo(call: Call, host: Host) -> dict[str, Any]:
     """What was asked for, as it is now; numbers as texts, as this API's changes answer them."""
-    names = sorted({*_ECHOED, *(name for name in FIELDS if call.given(name))} - {"options"})
+    names = {*_ECHOED, *(name for name in FIELDS if call.given(name))} - {"options"}
     found = {name: str(getattr(host, name)) for name in names}
-    return {**found, "adminpwd": call.secret(host.adminpwd), "cpcid": host.centre_key, "id": host.key}
+    found |= {"adminpwd": call.secret(host.adminpwd), "cpcid": host.centre_key, "id": host.key}
+    if found.get("external_ip") == centre_hosts.NOT_SET:
+        found["external_ip"] = call.say("not_set")
+    return dict(sorted(found.items()))
 
 
 register_texts({

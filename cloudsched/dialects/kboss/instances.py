@@ -6,10 +6,12 @@ two verbs beside it that managing servers of ours use.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
+from cloudsched.dialects.kboss import render, words
 from cloudsched.dialects.kboss.calls import PCAPI, Answer, Call, Refusal, Route, no, ok, register_texts
 from cloudsched.dialects.kboss.texts import EN
 from cloudsched.domain.instances import FIELDS, Fault, InvalidInstance
@@ -29,6 +31,7 @@ _LISTED = ("source_podengine", "source_replicasetnum", "pod_imagepath", "source_
            "source_portmode", "source_restartpolicy", "source_apiport", "source_insideport", "source_outsideport",
            "source_mountpath", "source_storagelimits", "instance_type", "source_nodeselector")
 _BESIDE = ("source_gpu", "cpu_model", "gpu_model", "memory_model", "disk_sys_limit", "source_replicasetmax", "source_schedule")
+_USER = re.compile(r"[\w.@+:-]{1,64}")
 Handler = Callable[[Call], Answer]
 
 
@@ -55,8 +58,8 @@ def _told(handler: Handler) -> Handler:
 def new(call: Call) -> Answer:
     """Buy an instance; with `dry_run` its YAML."""
     cluster = call.required("clusterid").strip()
-    who: dict[str, Any] = {"org": call.org, "user": (call.text("userid", most=200) or "").strip() or call.actor,
-                           "actor": call.actor, "settings": call.settings}
+    instances.check_centre((call.text("cpcid") or "").strip(), cluster)
+    who: dict[str, Any] = {"org": call.org, "user": _user(call), "actor": call.actor, "settings": call.settings}
     if call.dry_run:
         planned = instances.plan(_given(call), cluster_key=cluster, **who)
         return ok(call, "instance_planned", {**_made(call, planned.found), "yaml": planned.yaml})
@@ -76,7 +79,9 @@ def listed(call: Call) -> Answer:
 @_told
 def change(call: Call) -> Answer:
     """Change an instance; one that was stopped or failed is started with it."""
-    changed = instances.change(_key(call), _given(call), scope=call.scope, actor=call.actor, settings=call.settings,
+    key = _key(call)
+    instances.check_centre((call.text("cpcid") or "").strip(), instances.find(key, scope=call.scope).cluster_key)
+    changed = instances.change(key, _given(call), scope=call.scope, actor=call.actor, settings=call.settings,
                                force=call.boolean("force"), dry_run=call.dry_run)
     if isinstance(changed, Planned):
         return ok(call, "instance_planned", {**_updated(call, changed.found), "yaml": changed.yaml})
@@ -171,6 +176,14 @@ def _given(call: Call) -> dict[str, str | None]:
     return {name: call.text(name) for name in names if call.given(name)}
 
 
+def _user(call: Call) -> str:
+    """Who buys: `userid`, or the caller. Raises Refusal."""
+    user = (call.text("userid") or "").strip()
+    if user and not _USER.fullmatch(user):
+        raise Refusal("bad_userid", field="userid", value=user[:80])
+    return user or call.actor
+
+
 def _key(call: Call) -> str:
     """The instance's id; without one the only instance of that name in the cluster."""
     key = (call.text("id", most=100) or "").strip()
@@ -217,7 +230,7 @@ def _row(call: Call, found: Instance) -> dict[str, Any]:
     for name in _BESIDE:
         row[name] = fields.get(name, "")
     row |= {"orgid": found.org, "state": found.state, "state_text": _TEXTS[f"instance_state_{found.state}"][call.language == EN],
-            "live": found.live, "reason": found.reason}
+            "live": found.live, "reason": words.told(found.reason, call.language)}
     return row
 
 
@@ -231,7 +244,7 @@ def _fault(call: Call, one: Fault) -> str:
 
 
 def _reason(call: Call, error: CloudschedError) -> str:
-    return _faults(call, error) if isinstance(error, InvalidInstance) else error.message
+    return _faults(call, error) if isinstance(error, InvalidInstance) else render.told(error, call.language)
 
 
 _TEXTS: Mapping[str, tuple[str, str]] = {
@@ -251,6 +264,9 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
     "executor_failed": ("operate failed: {reason}", "operate failed: {reason}"),
     "no_instance": ("资源实例不存在: {id}", "there is no resource instance {id}"),
     "instance_which": ("缺少参数: id (该名称的资源实例不唯一或不存在)", "parameter missing: id (the name does not tell which)"),
+    "bad_userid": ("参数 {field} 错误: {value} (允许: 1到64个字母、数字或 . _ - @ + :)",
+                   "parameter {field}: {value} (allowed: 1 to 64 letters, digits and . _ - @ + :)"),
+    "not_its_centre": ("算力集群 {cluster} 不属于算力中心 {centre}", "cluster {cluster} is not of the compute centre {centre}"),
     "instance_kind": ("集群 {name} 的类型是 {sort}, 资源实例需要kubernetes集群",
                       "cluster {name} is a {sort} cluster: resource instances need a Kubernetes cluster"),
     "instance_busy": ("资源实例 {id} 正在变更中 (状态: {state}), 请稍后再试",
@@ -283,6 +299,6 @@ ROUTES = (
     Route("/dev/cpcc/cpcpod/get_cpcpod.dspy", pods, role="viewer"),
     Route("/dev/cpcc/cpcworker/get_cpcworker.dspy", nodes, role="viewer"),
     Route(f"{_EXECUTOR}/yaml_apply_delete", apply_delete, half=PCAPI),
-    Route(f"{_EXECUTOR}/{instance_watch.STATES}", states, half=PCAPI),
-    Route(f"{_EXECUTOR}/{dashboards.USAGE}", usage, half=PCAPI),
+    Route(f"{_EXECUTOR}/{instance_watch.STATES}", states, half=PCAPI, changes=False),
+    Route(f"{_EXECUTOR}/{dashboards.USAGE}", usage, half=PCAPI, changes=False),
 )

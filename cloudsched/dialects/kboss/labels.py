@@ -44,7 +44,7 @@ def setup(call: Call) -> Answer:
     cluster = centre_clusters.find(given["clusterid"], centre_key=given["cpcid"], scope=call.scope)
     centre_clusters.set_label(cluster, given["worker_node"], given["label"], action, actor=call.actor, settings=call.settings,
                               dry_run=call.dry_run)
-    return ok(call, "label_set", {**given, "opt": action, "orgid": call.org})
+    return ok(call, "label_set", dict(sorted({**given, "opt": action, "orgid": call.org}.items())))
 
 
 def _row(label: Label) -> dict[str, Any]:

@@ -48,7 +48,8 @@ def listed(call: Call) -> Answer:
     """All parts of a centre with what each cluster has of them."""
     centre = _centre(call)
     kind = call.word("type", tuple(ASKED))
-    rows = [_row(one) for one in parts.listed(centre.key) if kind in (None, one.part.type)]
+    found = sorted(parts.listed(centre.key), key=lambda one: (one.part.type, -one.part.updated_at))  # as the contract's list is
+    rows = [_row(one) for one in found if kind in (None, one.part.type)]
     return ok(call, "parts_listed", call.page.of(rows, _SORTED))
 
 
@@ -88,13 +89,13 @@ def quote(call: Call) -> Answer:
     centre = _centre(call)
     resources = call.json("resources")
     nested = resources if isinstance(resources, dict) and "resources" in resources else {}
-    duration = call.integer("duration", _whole(nested.get("duration")), low=1, high=quotes.MOST_DURATION)
+    duration = call.integer("duration", low=1, high=quotes.MOST_DURATION) or _whole(nested.get("duration"))
     if duration is None:
         raise Refusal("missing", field="duration")
     unit = (call.text("duration_unit") or "").strip() or str(nested.get("duration_unit") or "小时")
     cluster = parts.cluster_of(centre, _given(call, "clusterid"))
     found = quotes.quote(centre.key, resources, duration=duration, duration_unit=unit, cluster_key=cluster or None)
-    said = call.params.get("duration", nested.get("duration", duration))
+    said = call.params["duration"] if (call.text("duration") or "").strip() else nested.get("duration", duration)
     times = {"duration": said, "duration_unit": unit}
     told = "; ".join(dict.fromkeys(_why(call, refusal) for refusal in found.refusals))
     data = {"total_price": pricing.number(found.total), "currency": pricing.CURRENCY,
@@ -196,7 +197,7 @@ def _row(one: Listed) -> dict[str, Any]:
     part = one.part
     return {
         "id": part.key, "cpcid": part.centre, "type": part.type, "model": part.model,
-        "unit_price": pricing.number(Fraction(part.unit_price)), "resource_unit": part.resource_unit,
+        "unit_price": pricing.number(Fraction(part.unit_price)) if part.unit_price else None, "resource_unit": part.resource_unit,
         "stock": _of(part, one.stock), "consumed": _of(part, one.consumed), "charge_unit": part.charge_unit,
         "account_unit": part.account_unit, "update_time": centres.shown_time(part.updated_at),
         "import_export": [{"clusterid": book.cluster_key, "clustername": book.cluster_name, "stock": _of(part, book.stock),
@@ -213,11 +214,21 @@ def _change(kind: str, pair: tuple[int, int]) -> dict[str, int | float]:
 
 
 def _whole(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | str) and str(value).isascii() and str(value).isdigit() else None
+    """The duration that stands in `resources`; None for none. Raises Refusal."""
+    text = "" if value is None else str(value).strip()
+    if not text:
+        return None
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+    if number is None or isinstance(value, bool):
+        raise Refusal("bad_integer", field="resources.duration", value=text[:80], allowed=f"1..{quotes.MOST_DURATION}")
+    if not 1 <= number <= quotes.MOST_DURATION:
+        raise Refusal("bad_range", field="resources.duration", value=text[:80], allowed=f"1..{quotes.MOST_DURATION}")
+    return number
 
 
 def _why(call: Call, refusal: pricing.Refusal) -> str:
-    key = {"short": "stock_short", "no_type": "quote_no_type", "no_model": "quote_no_model", "bad_amount": "quote_bad_amount"}
+    key = {"short": "stock_short", "no_type": "quote_no_type", "no_model": "quote_no_model", "bad_amount": "quote_bad_amount",
+           "no_amount": "quote_no_amount", "no_price": "quote_no_price"}
     return call.say(key[refusal.code], **quotes.facts(refusal))
 
 
@@ -267,7 +278,7 @@ def _used(row: dict[str, Any]) -> dict[str, Any]:
     if row.get("at") is not None:
         found["time"] = datetime.fromtimestamp(row["at"], UTC).strftime("%Y-%m-%d %H:%M:%S")
     sums = {name: row[name] for name in ("seconds", "core_hours", "memory_gi_hours", "disk_gi_hours", "gpu_hours")}
-    return {**found, **sums, "cost": _yuan(row["cost_nano"])}
+    return {**found, **sums, "cost": _yuan(row["cost_nano"]), **({"unpriced_hours": row["unpriced"]} if row["unpriced"] else {})}
 
 
 def _yuan(nano: int) -> int | float:
@@ -306,6 +317,10 @@ register_texts({
     "quote_no_type": ("没有该类型组件", "there is no part of this type"),
     "quote_no_model": ("无效的 {type} 部件型号: {model}", "there is no {type} part of model {model}"),
     "quote_bad_amount": ("部件用量错误: {reason}", "wrong amount: {reason}"),
+    "quote_no_amount": ("缺少部件用量: {field}", "amount missing: {field}"),
+    "quote_no_price": ("{type} {model} 尚未定价, 无法计价", "{type} {model} has no price yet"),
+    "part_price_differs": ("{type} {model} 的单价是 {price}, 与提交的 {given} 不同: 库存未变, 修改单价请用 update_cpcwidget",
+                           "{type} {model} costs {price}, not {given}: nothing was added; update_cpcwidget changes the price"),
     "gpus_listed": ("获取集群GPU库存成功", "free GPUs listed"),
     "fitted": ("获取不可部署产品ID成功", "products that fit nowhere listed"),
     "usage_listed": ("获取用量成功", "use listed"),
@@ -326,7 +341,7 @@ ROUTES = (
     Route(f"{_WIDGET}/accrual_price.dspy", quote, role="viewer"),
     Route(f"{_WIDGET}/obtaining_gpuinfo.dspy", gpus, role="viewer"),
     Route("/dev/cpcc/cpcbuy/determine_accommodat.dspy", unfit, role="viewer"),
-    Route("/pcapi/api/v1/cluster/common/determine_accommodat", unfit_here, half=PCAPI),
+    Route("/pcapi/api/v1/cluster/common/determine_accommodat", unfit_here, half=PCAPI, changes=False),
     Route(f"{_BILL}/get_usage.dspy", usage, role="viewer"),
     Route(f"{_BILL}/export_usage.dspy", export, role="viewer"),
     Route(f"{_BILL}/get_budget.dspy", budgets, role="viewer"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from cloudsched.dialects.kboss import render
+from cloudsched.dialects.kboss import render, words
 from cloudsched.dialects.kboss.calls import ABSENT, PCAPI, Answer, Call, Refusal, Route, no, ok, register_texts
 from cloudsched.domain.labels import ACTIONS
 from cloudsched.errors import CloudschedError, Forbidden, Unauthenticated, Unavailable
@@ -37,7 +37,7 @@ def new_cluster(call: Call) -> Answer:
     """A host becomes the controller of a new cluster."""
     kind, access, options = kind_of(call), access_of(call), _options(call)
     if call.dry_run:
-        return ok(call, "pcapi_ok", centre_calls.plan(access, worker=False, kind=kind, options=options))
+        return _planned(call, centre_calls.plan(access, worker=False, kind=kind, options=options))
     begun = _here(call).new_cluster(access, kind=kind, role=call.text("role") or "master", actor=call.actor,
                                     options=options, reference=_reference(call))
     return _installed(call, begun)
@@ -47,7 +47,7 @@ def new_worker(call: Call) -> Answer:
     """A host becomes a worker of the cluster that the join command names."""
     kind, access, options, join = kind_of(call), access_of(call), _options(call), call.required("join_command")
     if call.dry_run:
-        return ok(call, "pcapi_ok", centre_calls.plan(access, worker=True, kind=kind, options=options, join_command=join))
+        return _planned(call, centre_calls.plan(access, worker=True, kind=kind, options=options, join_command=join))
     begun = _here(call).new_worker(access, kind=kind, role=call.text("role") or "worker", join_command=join, actor=call.actor,
                                    options=options, reference=_reference(call))
     return _installed(call, begun)
@@ -57,7 +57,7 @@ def take_apart(call: Call) -> Answer:
     """What made a host part of a cluster is taken off it."""
     kind, access, options, role = kind_of(call), access_of(call), _options(call), call.text("role") or ""
     if call.dry_run:
-        return ok(call, "pcapi_ok", centre_calls.plan_apart(access, kind=kind, role=role, options=options))
+        return _planned(call, centre_calls.plan_apart(access, kind=kind, role=role, options=options))
     begun = _here(call).take_apart(access, kind=kind, role=role, actor=call.actor, options=options, reference=_reference(call))
     return _installed(call, begun)
 
@@ -67,8 +67,10 @@ def operation(call: Call) -> Answer:
     number = _own(call)
     progress = centre_calls.progress_of(number)
     found = operations.one(number)
-    data = {"id": number, "kind": found["kind"], "state": found["state"], **progress._asdict(), "steps": found["steps"],
-            "created_at": found["created_at"], "ended_at": found["ended_at"]}
+    said = {name: words.told(value, call.language) if isinstance(value, str) else value
+            for name, value in progress._asdict().items()}
+    data = {"id": number, "kind": found["kind"], "state": found["state"], **said,
+            "steps": words.steps(found["steps"], call.language), "created_at": found["created_at"], "ended_at": found["ended_at"]}
     if progress.ok and call.boolean("result"):
         data["result"] = Local(call.settings).result(number)
     return ok(call, "pcapi_ok", data)
@@ -80,6 +82,20 @@ def forget(call: Call) -> Answer:
     if not call.dry_run:
         centre_calls.forget(number)
     return ok(call, "pcapi_ok", {"id": number})
+
+
+def cancel(call: Call) -> Answer:
+    """An installation stops before its next step."""
+    number = _own(call)
+    asked = False if call.dry_run else centre_calls.cancel(number, actor=call.actor)
+    return ok(call, "pcapi_ok", {"id": number, "cancelled": asked})
+
+
+def check_node(call: Call) -> Answer:
+    """Could a node be taken out of its cluster? Refused as taking it out would be; nothing is done."""
+    name, force = call.required("node_name").strip(), call.boolean("force")
+    executor.delete_node(where_of(call), name, force=force, dry_run=True)
+    return ok(call, "pcapi_ok", {"node_name": name, "force": force})
 
 
 def nodes(call: Call) -> Answer:
@@ -216,6 +232,10 @@ def _rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
 # answers
 
 
+def _planned(call: Call, plan: Mapping[str, Any]) -> Answer:
+    return ok(call, "pcapi_ok", {**plan, "steps": words.steps(plan["steps"], call.language)})
+
+
 def _installed(call: Call, number: int) -> Answer:
     """What installing gave: at once its number, or its end, waited for up to the limit."""
     if call.boolean("async"):
@@ -286,6 +306,8 @@ ROUTES = (
     Route(f"{_PATH}/take_apart", _failing(take_apart), PCAPI),
     Route(f"{_PATH}/operation", _failing(operation), PCAPI, changes=False),
     Route(f"{_PATH}/{centre_calls.FORGET}", _failing(forget), PCAPI),
+    Route(f"{_PATH}/{centre_calls.CANCEL}", _failing(cancel), PCAPI),
+    Route(f"{_PATH}/{centre_calls.CHECK_NODE}", _failing(check_node), PCAPI, changes=False),
     Route(f"{_PATH}/get_cluster_nodes", _failing(nodes), PCAPI, changes=False),
     Route(f"{_PATH}/get_cluster_pods", _failing(pods), PCAPI, changes=False),
     Route(f"{_PATH}/free_nodes", _failing(free_nodes), PCAPI, changes=False),

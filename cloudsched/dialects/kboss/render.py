@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from cloudsched.dialects.kboss import words
 from cloudsched.dialects.kboss.calls import ABSENT, PCAPI, Answer, Refusal
 from cloudsched.dialects.kboss.texts import known, say
 from cloudsched.errors import CloudschedError, Forbidden, Invalid, RateLimited, TooLarge, Unauthenticated, Unavailable
@@ -59,4 +60,4 @@ def told(error: CloudschedError, language: str) -> str:
         return say("too_many", language)
     if isinstance(error, Unavailable):
         return say("away", language, reason=error.message)
-    return error.message
+    return words.told(error.message, language)

@@ -85,6 +85,8 @@ def params(environ: Environ, limit: int) -> Mapping[str, Any]:
         raise Refusal("too_large", http=413, most=limit)
     if request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
         try:
+            if request.mimetype == "multipart/form-data":
+                _check_boundary(request)
             return {**found, **_once(request.form)}
         except HTTPException as error:
             raise _unreadable(error, limit) from None
@@ -93,6 +95,14 @@ def params(environ: Environ, limit: int) -> Mapping[str, Any]:
     except HTTPException as error:
         raise _unreadable(error, limit) from None
     return {**found, **_json(raw)} if raw.strip() else found
+
+
+def _check_boundary(request: Request) -> None:
+    """A body whose parts cannot be told apart is no empty one. Raises Refusal (400)."""
+    boundary = request.mimetype_params.get("boundary", "").encode("latin-1", "replace")
+    body = request.get_data(parse_form_data=False)
+    if body.strip() and (not boundary or b"--" + boundary not in body):
+        raise Refusal("bad_body", http=400, reason="multipart/form-data without its boundary")
 
 
 def _once(given: MultiDict[str, str]) -> dict[str, Any]:

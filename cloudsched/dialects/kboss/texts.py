@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cloudsched.dialects.kboss import words
+
 ZH, EN = "zh", "en"
 _TEXTS: dict[str, tuple[str, str]] = {}
 
@@ -21,7 +23,7 @@ def register_texts(texts: Mapping[str, tuple[str, str]]) -> None:
 
 def say(key: str, language: str, /, **values: Any) -> str:
     """The sentence of a key. Raises KeyError for an unknown one."""
-    return _TEXTS[key][language == EN].format(**values)
+    return _TEXTS[key][language == EN].format(**words.values(values, language))
 
 
 def known(key: str) -> bool:
@@ -57,6 +59,8 @@ register_texts({
     "missing_centre_id": ("无算力中心ID", "no compute centre id (cpcid)"),
     "bad_integer": ("参数 {field} 错误: {value} 不是整数 (允许: {allowed})",
                     "parameter {field}: {value} is no such whole number (allowed: {allowed})"),
+    "bad_range": ("参数 {field} 错误: {value} 超出范围 (允许: {allowed})",
+                  "parameter {field}: {value} is out of range (allowed: {allowed})"),
     "bad_boolean": ("参数 {field} 错误: {value} (允许: true/false/1/0/yes/no/是/否)",
                     "parameter {field}: {value} is neither yes nor no (allowed: true/false/1/0/yes/no)"),
     "bad_json": ("参数 {field} 不是有效的JSON: {where}", "parameter {field} is not valid JSON: {where}"),

@@ -26,13 +26,13 @@ from cloudsched.store import operations
 from cloudsched.store.centres import Centre, Host
 from cloudsched.store.db import Tx, write
 
-__all__ = ["ENDED", "FORGET", "Access", "Executor", "Local", "Progress", "Remote", "Where", "access_of", "executor_for", "forget",
-           "free_from", "free_nodes", "free_to", "live_check", "once", "options_of", "plan", "plan_apart", "progress_of",
-           "register_verb", "to_params", "worker_steps"]
+__all__ = ["CANCEL", "CHECK_NODE", "ENDED", "FORGET", "Access", "Executor", "Local", "Progress", "Remote",
+           "Where", "access_of", "cancel", "executor_for", "forget", "free_from", "free_nodes", "free_to", "live_check", "once",
+           "options_of", "plan", "plan_apart", "progress_of", "register_verb", "to_params", "worker_steps"]
 Params = Mapping[str, Any]
 DRAIN_LIMIT_S = 600.0
 EXECUTOR_KINDS = "hosts."
-FORGET = "forget"
+FORGET, CANCEL, CHECK_NODE = "forget", "cancel", "check_node"
 ENDED = ("succeeded", "failed", "cancelled")
 _verbs: dict[str, Callable[[Params, Settings], Any]] = {}
 
@@ -264,6 +264,20 @@ def forget(number: int) -> None:
     executor.forget(number)
 
 
+def cancel(number: int, *, actor: str) -> bool:
+    """An operation of this process's executor stops before its next step; False when it has ended. Raises NotFound."""
+    progress_of(number)
+    return write(lambda tx: operations.ask_cancel(tx, number, at=clock.now(), actor=actor))
+
+
+def check_node(params: Params, settings: Settings) -> dict[str, Any]:
+    """Could a node be taken out of its cluster? Refused as `delete_cluster_node` would be: NotFound, Conflict."""
+    executor.configure(settings)
+    where = executor.where_from({**params, "password": params.get("psssword") or params.get("password") or ""})
+    force = str(params.get("force") or "").lower() in ("1", "true", "yes")
+    return executor.delete_node(where, str(params["node_name"]), force=force, dry_run=True)
+
+
 def live_check(centre: Centre, cluster_key: str, settings: Settings) -> books.Live:
     """Who says of a cluster which products its live nodes have no room for. It raises what the centre says."""
     from cloudsched.services.centre import centre_clusters  # it is made of this module
@@ -329,3 +343,5 @@ def options_of(host: Host) -> dict[str, Any]:
 
 
 register_verb(FORGET, lambda params, _: forget(int(params["id"])))
+register_verb(CANCEL, lambda params, _: {"cancelled": cancel(int(params["id"]), actor=str(params.get("actor") or "system"))})
+register_verb(CHECK_NODE, check_node)

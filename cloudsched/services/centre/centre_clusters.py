@@ -9,22 +9,32 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cloudsched import clock
 from cloudsched.domain import moves
 from cloudsched.domain.entities import Cluster
 from cloudsched.domain.labels import parse_label
+from cloudsched.drivers.pcapi import PcapiError
 from cloudsched.errors import Conflict, NotFound
 from cloudsched.services import operations
 from cloudsched.services.centre import centre_hosts, centres, parts
-from cloudsched.services.centre.centre_calls import Executor, Where, access_of, executor_for, options_of
+from cloudsched.services.centre.centre_calls import (
+    CHECK_NODE,
+    Executor,
+    Where,
+    access_of,
+    executor_for,
+    options_of,
+    to_params,
+)
 from cloudsched.services.centre.centres import LAST_DAY, attempt, checked_date, checked_name, in_order, new_key, refused, slug
 from cloudsched.services.centre.executor import check_switch
 from cloudsched.settings import Settings
 from cloudsched.store import centres as store
 from cloudsched.store import clusters, nodes
+from cloudsched.store import operations as operation_rows
 from cloudsched.store.centres import Centre, Host
 from cloudsched.store.db import Tx
 from cloudsched.store.moves import move
@@ -37,15 +47,18 @@ NEW_CLUSTER, NEW_WORKER, DELETE_WORKER, DELETE_CLUSTER = (
 WAIT_FIRST_S, WAIT_MOST_S = 0.1, 1.0
 HISTORY = ("failed", "terminated")
 LISTED_MOST = 10_000
+LEFT = "is left as it is"
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What was written down: the cluster, the host, and the operation that does it (0 where it was only tried)."""
+    """What was written down: the cluster, the host, and the operation that does it (0 where it was only tried). `stopped`: what
+    was under way for it and is not gone on with."""
 
     cluster: Cluster
     host: Host
     operation: int = 0
+    stopped: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +242,8 @@ def delete_worker(cluster: Cluster, host: Host, *, force: bool = False, actor: s
 def delete(cluster: Cluster, *, force: bool = False, actor: str, reason: str = "asked for", dry_run: bool = False) -> Begun:
     """Begin to take a cluster apart; its hosts become idle, its row stays as history.
 
-    Raises Conflict while it is being installed, and while it has instances unless `force` (they are then deleted first)."""
+    Raises Conflict while it is being installed, and while it has instances, unless `force`: they are then deleted first, what is
+    under way is cancelled, and a host that cannot be reached is left as it is (`left_of`)."""
     def begin(tx: Tx) -> Begun:
         clusters.want_end(tx, cluster.id, at=clock.now(), actor=actor, reason=reason)
         return begin_delete(tx, find(cluster.key), actor=actor, force=force)
@@ -242,20 +256,42 @@ def begin_delete(tx: Tx, cluster: Cluster, *, actor: str, force: bool = False) -
     centre = centre_of(cluster)
     if cluster.state == "terminated":
         raise refused(Conflict, "cluster_gone", f"cluster {cluster.name} is gone", name=cluster.name)
-    if working_on(cluster, NEW_CLUSTER):
-        raise refused(Conflict, "cluster_not_ready", f"cluster {cluster.name} is being installed", name=cluster.name)
+    if working_on(cluster, NEW_CLUSTER) and not force:
+        raise refused(Conflict, "cluster_installing", f"cluster {cluster.name} is being installed", name=cluster.name)
     under_way = working_on(cluster, DELETE_CLUSTER)
-    if under_way:
+    if under_way and (not force or _is_forced(under_way)):
         return Begun(cluster, _controller(cluster), under_way)
     instances = count_instances(cluster)
     if instances and not force:
         raise refused(Conflict, "cluster_in_use", f"cluster {cluster.name} has {instances} resource instances",
                       name=cluster.name, instances=instances)
     at = clock.now()
+    stopped = _stop_work(tx, cluster, at=at, actor=actor) if force else []
     move(tx, "cluster", cluster.id, "terminate", at=at, actor=actor, reason="")
     store.note(tx, "centre.cluster_delete", ("cluster", cluster.id), at=at, actor=actor, org=centre.org, id=cluster.key,
-               name=cluster.name, force=force)
-    return _begun(tx, DELETE_CLUSTER, cluster.id, _controller(cluster), actor=actor, force=force)
+               name=cluster.name, force=force, **({"cancelled": stopped} if stopped else {}))
+    begun = _begun(tx, DELETE_CLUSTER, cluster.id, _controller(cluster), actor=actor, force=force, stopped=stopped)
+    return replace(begun, stopped=tuple(stopped))
+
+
+def left_of(operation: int) -> list[str]:
+    """What a removal could not take off its hosts: "NAME is left as it is: why" for each."""
+    steps = operations.one(operation)["steps"]
+    return [said for step in steps for said in str(step["detail"]).split("; ") if LEFT in said]
+
+
+def check_worker_idle(cluster: Cluster, host: Host, settings: Settings, *, force: bool) -> bool:
+    """Could the worker be taken out now? Raises what taking it out would; False where its centre cannot be asked that."""
+    name = next((name for node_id, _, name, _ in clusters.members(cluster.id) if node_id == host.node_id), node_name(host))
+    if force:
+        return True  # it goes whatever runs there, and whoever answers
+    try:
+        executor_of(cluster, settings).call(CHECK_NODE, {**to_params(where_of(cluster, settings)), "node_name": name})
+    except PcapiError as error:
+        if error.details.get("say") != "pcapi_strange":
+            raise
+        return False  # an executor of another make
+    return True
 
 
 def set_label(cluster: Cluster, node: str, label: str, action: str, *, actor: str, settings: Settings,
@@ -337,6 +373,17 @@ def count_instances(cluster: Cluster) -> int:
 def working_on(cluster: Cluster, kind: str) -> int:
     """The operation of a kind that is under way for a cluster; 0 when there is none."""
     return store.operation_on(kind, cluster.id)
+
+
+def _is_forced(operation: int) -> bool:
+    return bool(operations.one(operation)["request"].get("force"))
+
+
+def _stop_work(tx: Tx, cluster: Cluster, *, at: float, actor: str) -> list[int]:
+    """Whatever is under way for a cluster stops before its next step; which operations these are."""
+    found = [number for number in store.operations_on(cluster.id)
+             if operation_rows.ask_cancel(tx, number, at=at, actor=actor)]
+    return sorted(found)
 
 
 def _check_node(cluster: Cluster, node: str, where: Where, settings: Settings) -> None:

@@ -19,6 +19,9 @@ from cloudsched.store import clouds, clusters, events
 from cloudsched.store.db import Tx, write
 from cloudsched.store.moves import move
 
+# Why a cluster's cloud is switched from here; whatever else switched it was somebody.
+CAN_BE_USED, CANNOT_BE_USED = "its cluster can be used", "its cluster has nothing to run jobs on"
+
 
 def ask_new_cluster(told: Told) -> str:
     """The centre is asked to make the host a controller."""
@@ -115,30 +118,36 @@ def resize(cluster: Cluster, settings: Settings, *, actor: str) -> None:
         pool_clouds.set_cloud(made.name, {"slots": _slots(cluster)}, settings=settings, actor=actor, verify=False)
 
 
-def enable_cloud(cluster: Cluster, settings: Settings, *, actor: str) -> str:
-    """Verify again a cloud that could not be used when it was made, as it had no node to run anything on; what people switched
-    since stays as they want it. Says what became of it, or nothing."""
+def follow_cloud(cluster: Cluster, settings: Settings, *, actor: str) -> str:
+    """Verify the cloud again when a worker came or the last one went: it is enabled once jobs can run there, and disabled when
+    none can any more. What people switched stays as they want it. Says what became of it, or nothing."""
     made = clouds.get(cluster.made_cloud_id or 0)
-    if made is None or made.state != "active" or made.enabled or not _untouched(made.id):
+    if made is None or made.state != "active" or not _untouched(made.id) or (made.enabled and workers(cluster.id)):
         return ""
     try:
         failed = [f"{check.name}: {check.detail}" for check in pool_clouds.verify_cloud(made.name, settings=settings)
                   if not check.ok]
     except CloudschedError as error:
         failed = [error.message]
-    if failed:
-        return f"cloud {made.name} stays disabled: {'; '.join(failed)}"[:400]
-    now = write(lambda tx: clouds.update(tx, made.id, at=clock.now(), event="cloud.enable", actor=actor, version=made.version,
-                                         note={"name": made.name, "reason": "its cluster can be used"}, enabled=1))
-    return f"cloud {made.name} is enabled" if now else f"cloud {made.name} was changed meanwhile"
+    if bool(failed) is not bool(made.enabled):
+        return f"cloud {made.name} stays disabled: {'; '.join(failed)}"[:400] if failed else ""
+    word, reason = ("disable", CANNOT_BE_USED) if failed else ("enable", CAN_BE_USED)
+    now = write(lambda tx: clouds.update(tx, made.id, at=clock.now(), event=f"cloud.{word}", actor=actor, version=made.version,
+                                         note={"name": made.name, "reason": reason}, enabled=int(not failed)))
+    return f"cloud {made.name} is {word}d" if now else f"cloud {made.name} was changed meanwhile"
 
 
 def _untouched(cloud_id: int) -> bool:
-    """Has nobody switched the cloud since it was made? Not when that is not known any more."""
+    """Has nobody but us switched the cloud since it was made? Not when that is not known any more."""
     found = events.since(0, limit=10_000, subject_kind="cloud", subject_id=cloud_id)
-    switched = any(event.kind in ("cloud.enable", "cloud.disable") or "enabled" in (json.loads(event.data).get("changed") or ())
-                   for event in found)
-    return bool(found) and found[0].kind == "cloud.add" and not switched
+    return bool(found) and found[0].kind == "cloud.add" and not any(
+        _switched(event.kind, json.loads(event.data)) for event in found)
+
+
+def _switched(kind: str, data: dict[str, Any]) -> bool:
+    if kind in ("cloud.enable", "cloud.disable"):
+        return data.get("reason") not in (CAN_BE_USED, CANNOT_BE_USED)
+    return "enabled" in (data.get("changed") or ())
 
 
 def cluster_failed(told: Told, why: str) -> None:
@@ -186,7 +195,7 @@ def worker_joined(told: Told) -> str:
 
     write(keep)
     resize(told.cluster, told.settings, actor=told.actor)
-    enabled = enable_cloud(told.cluster, told.settings, actor=told.actor)
+    enabled = follow_cloud(told.cluster, told.settings, actor=told.actor)
     return f"it is in the cluster; {enabled}" if enabled else "it is in the cluster"
 
 

@@ -69,7 +69,7 @@ def _settle_worker(key: str, number: int) -> int:
         return 0
     told = Told(Work(found, json.loads(found.request)))
     why = found.error or "the operation was cancelled"
-    if found.kind == cc.NEW_WORKER and host.cluster_key == told.cluster.key:
+    if found.kind == cc.NEW_WORKER and host.cluster_key == told.cluster.key and told.cluster.state in moves.CLUSTER_UP:
         growth.worker_failed(told, why)
         return 1
     if found.kind == cc.DELETE_WORKER and not host.cluster_key and told.cluster.state in moves.CLUSTER_UP:
@@ -110,7 +110,7 @@ operations.register(cc.DELETE_WORKER, _plan(
     removal.worker_stays, ("drain and remove the node", removal.remove_node), ("ask the centre", removal.ask_apart),
     ("wait for the centre", removal.wait_apart), ("set the host free", removal.worker_gone)))
 operations.register(cc.DELETE_CLUSTER, _plan(
-    removal.cluster_stays, ("look for its instances", removal.look_for_instances), ("leave the batch queue", removal.leave_queue),
-    ("take its workers apart", removal.ask_all_apart),
+    removal.cluster_stays, ("stop what is under way", removal.stop_work), ("look for its instances", removal.look_for_instances),
+    ("leave the batch queue", removal.leave_queue), ("take its workers apart", removal.ask_all_apart),
     ("wait for its workers", removal.wait_all_apart), ("take its controller apart", removal.controller_apart),
     ("set its hosts free", removal.cluster_gone)))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from cloudsched import clock
 from cloudsched.errors import CloudschedError, Conflict
-from cloudsched.services import pool_clouds
+from cloudsched.services import operations, pool_clouds
 from cloudsched.services.centre import centre_clusters as cc
 from cloudsched.services.centre import centre_hosts, parts
-from cloudsched.services.centre.centre_calls import access_of
-from cloudsched.services.centre.centre_growth import resize
+from cloudsched.services.centre.centre_calls import CANCEL, ENDED, access_of
+from cloudsched.services.centre.centre_growth import follow_cloud, resize
 from cloudsched.services.centre.centre_work import AWAY_AGAIN_S, LOOK_AGAIN_S, Later, Told, asked, leave, patient, waited
 from cloudsched.store import centres as store
 from cloudsched.store import clouds, clusters, nodes
 from cloudsched.store.centres import Host
 from cloudsched.store.db import Tx, write
 from cloudsched.store.moves import move
+
+STOP_LIMIT_S = 60.0
 
 
 def remove_node(told: Told) -> str:
@@ -43,7 +45,7 @@ def _apart(told: Told, host: Host, role: str) -> str:
     except CloudschedError as error:
         if not told.force:
             raise
-        return f"{host.name} is left as it is: {error.message}"
+        return f"{host.name} {cc.LEFT}: {error.message}"
     return f"the centre does it as its operation {number}"
 
 
@@ -58,7 +60,7 @@ def _waited_apart(told: Told, host: Host) -> Later | str:
     except CloudschedError as error:
         if not told.force:
             raise
-        return f"{host.name} is left as it is: {error.message}"
+        return f"{host.name} {cc.LEFT}: {error.message}"
 
 
 def worker_gone(told: Told) -> str:
@@ -74,7 +76,8 @@ def worker_gone(told: Told) -> str:
 
     write(free)
     resize(told.cluster, told.settings, actor=told.actor)
-    return f"{host.name} is idle"
+    disabled = follow_cloud(told.cluster, told.settings, actor=told.actor)
+    return f"{host.name} is idle; {disabled}" if disabled else f"{host.name} is idle"
 
 
 def worker_stays(told: Told, why: str) -> None:
@@ -94,6 +97,39 @@ def worker_stays(told: Told, why: str) -> None:
 
 
 # a cluster goes
+
+
+def stop_work(told: Told) -> Later | str:
+    """What was under way for it when it was told to go has ended, here and in the executor."""
+    stopped = [int(number) for number in told.work.request.get("stopped") or ()]
+    going = [number for number in stopped if operations.one(number)["state"] not in ENDED]
+    if going:
+        return Later(LOOK_AGAIN_S, f"operation {going[0]} is being cancelled")
+    said = [one for number in stopped for one in _stopped(told, number)]
+    waiting = next((one for one in said if isinstance(one, Later)), None)
+    if waiting is not None:
+        return waiting
+    return f"cancelled: {', '.join(map(str, stopped))}" if stopped else "nothing was under way"
+
+
+def _stopped(told: Told, number: int) -> list[Later | str]:
+    parts_of = ("new", "worker", *(f"apart:{host.key}" for host in _hosts(told)))
+    begun = [store.begun(f"{told.cluster.key}:{number}:{part}*") for part in parts_of]
+    return [_executor_stopped(told, one) for one in begun if one is not None]
+
+
+def _executor_stopped(told: Told, number: int) -> Later | str:
+    """It is cancelled where it is done; one that cannot be is waited for a while."""
+    try:
+        if told.executor.progress(number).done:
+            return f"{number} has ended"
+        told.executor.call(CANCEL, {"id": number, "actor": told.actor})
+        ended = told.executor.progress(number).done
+    except CloudschedError as error:
+        return f"{number}: {error.message}"
+    if ended or clock.now() - told.work.operation.created_at > STOP_LIMIT_S:
+        return f"{number} is cancelled"
+    return Later(LOOK_AGAIN_S, f"the executor's operation {number} is being cancelled")
 
 
 def look_for_instances(told: Told) -> str:
@@ -132,19 +168,24 @@ def ask_all_apart(told: Told) -> str:
 
 def wait_all_apart(told: Told) -> Later | str:
     """All workers are waited for."""
+    left = []
     for host in _hosts(told):
-        if host.role != cc.MASTER and isinstance(waited := _waited_apart(told, host), Later):
-            return Later(waited.pause_s, f"{host.name}: {waited.detail}")
-    return "its workers are apart"
+        if host.role == cc.MASTER or store.begun(told.reference(f"apart:{host.key}") + "*") is None:
+            continue  # one that could not be asked is told of where it was
+        said = _waited_apart(told, host)
+        if isinstance(said, Later):
+            return Later(said.pause_s, f"{host.name}: {said.detail}")
+        left += [said] if cc.LEFT in said else []
+    return "; ".join(left)[:1000] or "its workers are apart"
 
 
 def controller_apart(told: Told) -> Later | str:
     """The controller is taken apart, and waited for."""
     for host in _hosts(told):
         if host.role == cc.MASTER:
-            if told.cluster.secrets or store.begun(told.reference(f"apart:{host.key}") + "*") is None:
-                _apart(told, host, cc.MASTER)
-            return _waited_apart(told, host)
+            reference = told.reference(f"apart:{host.key}") + "*"
+            said = _apart(told, host, cc.MASTER) if store.begun(reference) is None else ""
+            return said if store.begun(reference) is None else _waited_apart(told, host)
     return "it has no controller"
 
 

@@ -23,13 +23,14 @@ from cloudsched.services.centre import centres, instance_objects, instance_place
 from cloudsched.services.centre.centres import refused
 from cloudsched.services.centre.instance_places import Place
 from cloudsched.settings import Settings
+from cloudsched.store import clusters
 from cloudsched.store import instances as store
 from cloudsched.store import parts as books
 from cloudsched.store.db import Tx, write
 from cloudsched.store.instances import Instance
 
-__all__ = ["COLUMNS", "Instance", "NotDone", "Planned", "add", "ask", "carry_out", "change", "count", "find", "follow_nodes",
-           "forget_cluster", "held", "listed", "plan", "remove", "stop", "take_away", "tidy"]
+__all__ = ["COLUMNS", "Instance", "NotDone", "Planned", "add", "ask", "carry_out", "change", "check_centre", "count", "find",
+           "follow_nodes", "forget_cluster", "held", "listed", "plan", "remove", "stop", "take_away", "tidy"]
 
 APPLY_LIMIT_S = 120.0
 LEASE_S = 2 * APPLY_LIMIT_S  # so long nobody else looks after an instance that is being worked on
@@ -182,6 +183,17 @@ def find(key: str, *, scope: str | None = None) -> Instance:
     if found is None or found.state == "deleted" or (scope is not None and found.org != scope):
         raise refused(NotFound, "no_instance", f"there is no resource instance {key}", id=key)
     return found
+
+
+def check_centre(centre: str, cluster_key: str) -> None:
+    """Is the cluster one of this centre? An empty centre says nothing. Raises NotFound, for a centre that is not there too."""
+    if not centre:
+        return
+    cloud_id = centres.find(centre).cloud_id
+    cluster = clusters.by_key(cluster_key)
+    if cluster is not None and cluster.cloud_id != cloud_id:
+        raise refused(NotFound, "not_its_centre", f"cluster {cluster_key} is not of the compute centre {centre}",
+                      cluster=cluster.name, centre=centre)
 
 
 def listed(*, centre: str = "", cluster: str = "", scope: str | None = None, limit: int | None = None, offset: int = 0,

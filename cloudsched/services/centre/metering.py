@@ -38,7 +38,7 @@ EXPORT_ROWS = 200_000
 GROUPS = tuple(store.GROUPS)
 # Columns of sums: base units x seconds of each in one of these, times an hour.
 _PER_HOUR = {"cpu": ("core_hours", 1000), "memory": ("gi_hours", 1024), "disk": ("gi_hours", 1), "gpu": ("card_hours", 1)}
-_EXPORT = ("hour", "org", "instance", "centre", "cluster", "type", "model", "unit", "amount_hours", "cost_yuan")
+_EXPORT = ("hour", "org", "instance", "centre", "cluster", "type", "model", "unit", "amount_hours", "cost_yuan", "unpriced")
 _stops: list[Callable[[str], int]] = []
 
 
@@ -159,7 +159,8 @@ def usage(*, org: str | None, by: str, since: float | None = None, until: float 
           centre: str | None = None, cluster: str | None = None, limit: int | None = None, offset: int = 0) -> dict[str, Any]:
     """Metered hours put together `by` hour, day, instance, cluster or org: `total` rows, `cost_nano` over all of them, `rows` of
     this page with `at` (epoch seconds; None where time does not tell them apart), who and where, `seconds`, `core_hours`,
-    `memory_gi_hours`, `disk_gi_hours`, `gpu_hours`, `cost_nano`. Without times: this month. Raises Invalid.
+    `memory_gi_hours`, `disk_gi_hours`, `gpu_hours`, `cost_nano`, and `unpriced`: in how many of the metered hours something had
+    no price, so that the cost is not all of it. Without times: this month. Raises Invalid.
     """
     if by not in GROUPS:
         raise Invalid.at("by", f"{by!r} is not known", ", ".join(GROUPS))
@@ -173,7 +174,8 @@ def usage(*, org: str | None, by: str, since: float | None = None, until: float 
 def export(*, org: str | None, since: float | None = None, until: float | None = None, instance: str | None = None,
            centre: str | None = None, cluster: str | None = None) -> str:
     """Metered hours as CSV (RFC 4180), one line per part: hour, org, instance, centre, cluster, type, model, unit, amount_hours
-    (exact to a millionth), cost_yuan (exact). Without times: this month. Raises Invalid when that is too much at once.
+    (exact to a millionth), cost_yuan (exact), unpriced (`yes` where the part had no price for some of it). Without times: this
+    month. Raises Invalid when that is too much at once.
     """
     begin, end = _span(since, until)
     where = {"org": org, "instance": instance, "centre": centre, "cluster_key": cluster}
@@ -235,15 +237,19 @@ def _used(rows: Sequence[Row], prices: History, *, hour: int) -> Used:
     seconds = Fraction(0)
     amounts: defaultdict[tuple[str, str], Fraction] = defaultdict(Fraction)
     costs: defaultdict[tuple[str, str], Fraction] = defaultdict(Fraction)
+    free: set[tuple[str, str]] = set()  # what had no price, for some of the time
     for _, _, centre, _, began_at, ended_at, held in rows:
         begin, end = max(began_at, hour), min(_end(ended_at, hour + HOUR_S), hour + HOUR_S)
         ran = pricing.duration(begin, end)
         seconds += ran
         for one in _amounts(held):
+            known = prices.get((centre, *one.key), ())
             amounts[one.key] += one.amount * ran
-            costs[one.key] += pricing.metered(one, prices.get((centre, *one.key), ()), since=begin, until=end)
-    parts: list[tuple[str, str, int, int]] = [
-        (kind, model, round(amounts[kind, model]), pricing.to_nano(costs[kind, model])) for kind, model in sorted(amounts)]
+            costs[one.key] += pricing.metered(one, known, since=begin, until=end)
+            if pricing.unpriced(known, since=begin):
+                free.add(one.key)
+    parts: list[tuple[Any, ...]] = [
+        (*key, round(amounts[key]), pricing.to_nano(costs[key]), *((True,) if key in free else ())) for key in sorted(amounts)]
     sums = {kind: sum(part[2] for part in parts if part[0] == kind) for kind in TYPES}
     instance, org, centre, cluster = rows[-1][:4]
     return Used(hour, instance, org, centre, cluster, float(seconds), sums["cpu"], sums["memory"], sums["disk"], sums["gpu"],
@@ -335,11 +341,11 @@ def _all_hours(where: Mapping[str, Any], begin: int, end: int) -> Iterator[Used]
 
 def _export_lines(row: Used) -> Iterator[list[str]]:
     at = clock.rfc3339(row.hour) or ""
-    for kind, model, amount_s, cost in json.loads(row.parts):
+    for kind, model, amount_s, cost, *unpriced in json.loads(row.parts):
         unit, size = _PER_HOUR[kind]
         hours = Fraction(amount_s, size * HOUR_S)
         yield [at, _cell(row.org), _cell(row.instance), row.centre, row.cluster_key, kind, _cell(model), unit,
-               f"{float(hours):.6f}", pricing.nano_text(cost)]
+               f"{float(hours):.6f}", pricing.nano_text(cost), "yes" if unpriced else ""]
 
 
 def _cell(text: str) -> str:

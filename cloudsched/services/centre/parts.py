@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from cloudsched import clock
@@ -41,7 +42,7 @@ __all__ = ["Amount", "Difference", "Listed", "PartExists", "StockInUse", "StockS
            "free_gpus", "listed", "move_host", "rebuild", "recount", "release", "remove", "set_price"]
 
 Place = tuple[str, Sequence[Amount]]
-NO_PRICE, CHARGE_UNIT, ACCOUNT_UNIT = "0", "小时", "元"
+NO_PRICE, CHARGE_UNIT, ACCOUNT_UNIT = "", "小时", "元"  # no price is not a price of 0
 MOST_MODEL_CHARS = 200
 
 
@@ -81,7 +82,8 @@ class Difference:
 def add(centre: str, *, kind: str, model: str, unit_price: Any, resource_unit: str = "", charge_unit: str = CHARGE_UNIT,
         account_unit: str = ACCOUNT_UNIT, stock: Any = 0, cluster_key: str = "", add_stock: bool = False, actor: str,
         dry_run: bool = False) -> Part:
-    """A new part, with stock that came with no host in a cluster's book; `add_stock`: of one that exists only the stock is added.
+    """A new part, with stock that came with no host in a cluster's book; `add_stock`: of one that exists only the stock is added,
+    and its price set where it had none; another price than it has is refused (Conflict).
 
     `stock` is in `resource_unit` (when that is not given, in the unit of an existing part), and may be negative with
     `add_stock`. Raises Invalid naming the field, PartExists, StockInUse.
@@ -253,6 +255,8 @@ def _add(tx: Tx, centre: str, values: Mapping[str, str], *, stock: Any, unit: st
     if number is None and not add_stock:
         raise refused(PartExists, "part_exists", f"the centre has {kind} {values['model']} already")
     part = find(centre, kind=kind, model=values["model"])
+    if number is None:
+        _check_price(tx, part, values, at=at, actor=actor)
     amount = to_base(kind, stock, unit or part.resource_unit, field="stock", signed=add_stock)
     store.open_books(tx, [(part.id, cluster_key)])
     if amount and not store.add_stock(tx, part.id, cluster_key, amount, by_hand=True):
@@ -264,6 +268,18 @@ def _add(tx: Tx, centre: str, values: Mapping[str, str], *, stock: Any, unit: st
     events.append(tx, "part.add" if number else "part.stock", ("part", part.id), at=at, actor=actor, **_named(part), **told,
                   cluster=cluster_key, amount=amount)
     return find(centre, key=part.key)
+
+
+def _check_price(tx: Tx, part: Part, values: Mapping[str, str], *, at: float, actor: str) -> None:
+    """More of a part that exists, with a price: the first one it has, or the one that it has."""
+    price = values["unit_price"]
+    if part.unit_price == NO_PRICE:
+        units = {name: values[name] for name in ("resource_unit", "charge_unit", "account_unit")}
+        store.set_price(tx, part.id, price, at=at, **units)
+        events.append(tx, "part.price", ("part", part.id), at=at, actor=actor, **_named(part), unit_price=price, before=NO_PRICE)
+    elif Decimal(price) != Decimal(part.unit_price):
+        raise refused(Conflict, "part_price_differs", f"{part.type} {part.model} costs {part.unit_price}, not {price}: "
+                      "its price is changed by an update", type=part.type, model=part.model, price=part.unit_price, given=price)
 
 
 def _insert(tx: Tx, centre: str, values: Mapping[str, str], *, at: float) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cloudsched.domain import pricing
 from cloudsched.domain.pricing import Line, Offer, Price, Refusal
-from cloudsched.domain.stock import ASKED, TYPES, Amount, Key, shown, to_base
+from cloudsched.domain.stock import ASKED, TYPES, Amount, Key, Part, shown, to_base
 from cloudsched.errors import Invalid
 from cloudsched.store import parts as store
 
@@ -64,9 +64,8 @@ def quote(centre: str, resources: Any, *, duration: int, duration_unit: str, clu
 def offers(centre: str, cluster_key: str | None = None) -> dict[Key, Offer]:
     """(type, model) -> price, and base units free in the centre or in one cluster of it."""
     free = store.free(centre=centre, cluster=cluster_key)
-    return {(part.type, part.model): Offer(
-        Price(Decimal(part.unit_price), part.resource_unit, part.charge_unit, part.account_unit),
-        free.get((part.type, part.model), 0)) for part in store.of_centre(centre)}
+    keys = {(part.type, part.model): part for part in store.of_centre(centre)}
+    return {key: Offer(_price(part), free.get(key, 0)) for key, part in keys.items()}
 
 
 def view(line: Line) -> dict[str, Any]:
@@ -85,6 +84,12 @@ def facts(refusal: Refusal) -> dict[str, Any]:
         values |= {"stock": shown(values["type"], values["free"], unit), "asked": shown(values["type"], values["asked"], unit),
                    "unit": unit}
     return values
+
+
+def _price(part: Part) -> Price | None:
+    if not part.unit_price:
+        return None
+    return Price(Decimal(part.unit_price), part.resource_unit, part.charge_unit, part.account_unit)
 
 
 def _listed(resources: Any) -> Sequence[Any]:
@@ -107,7 +112,7 @@ def _asked(entry: Any, place: int) -> Amount | tuple[str, Refusal]:
     if kind not in TYPES:
         return kind, Refusal("no_type", {"type": kind})
     if entry.get("amount") is None:
-        return kind, Refusal("bad_amount", {"reason": f"{where}.amount"})
+        return kind, Refusal("no_amount", {"field": f"{where}.amount"})
     try:
         return Amount(kind, model, to_base(kind, entry["amount"], field=f"{where}.amount"))
     except Invalid as error:

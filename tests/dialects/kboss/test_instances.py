@@ -177,11 +177,11 @@ def test_what_the_cluster_says_is_told(api: Api, shop: Shop) -> None:
     shop.kube.fail("expired", path="/", times=100)
     text = api.no(NEW, clusterid=shop.cluster, **GIVEN)
     assert text.startswith("资源实例部署失败, 库存已退回: ")
-    assert "credentials" in text
+    assert text == "资源实例部署失败, 库存已退回: 凭证无效或已失效"
     shop.kube.heal()
     [row] = api.ok(GET, cpcid=shop.centre.key, clusterid=shop.cluster, orgid=ORG)["rows"]
     assert (row["state"], row["state_text"]) == ("failed", "部署失败")
-    assert "credentials" in row["reason"]
+    assert "凭证无效" in row["reason"]
 
 
 def test_a_dry_run_gives_the_yaml(api: Api, shop: Shop) -> None:

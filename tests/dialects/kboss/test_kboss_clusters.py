@@ -115,7 +115,7 @@ def test_what_fails_leaves_the_host_idle(api: Api, centre: str, played: PlayedEx
     assert api.ok(f"{CLUSTER}/get_cpccluster.dspy", cpcid=centre)["rows"] == []
     kept = only(api, centre, all="1")
     assert (kept["id"], kept["state"], kept["ready"]) == (found["clusterid"], "failed", 0)
-    assert api.ok(f"{CLUSTER}/get_operation.dspy", id=found["operation"])["error"] == "192.168.0.8: containerd: exit status 100"
+    assert api.ok(f"{CLUSTER}/get_operation.dspy", id=found["operation"])["error"] == "192.168.0.8: containerd: 退出状态 100"
     assert book(api, centre).get(found["clusterid"], (0, 0)) == (0, 0)
 
 
@@ -138,7 +138,7 @@ def test_the_failure_is_told(api: Api, centre: str, played: PlayedExecutor, work
     played.refuses["new_cluster"] = DriverError("192.168.0.8: the password is refused")
     monkeypatch.setattr("cloudsched.services.centre.centre_clusters.time.sleep", lambda _: work(10))
     answer = api.do(f"{CLUSTER}/new_cluster.dspy", cpcid=centre, ctl_nodeid=host, cluster_type="0", cluster_name="x")
-    assert answer == {"status": False, "msg": "算力中心服务操作失败: 192.168.0.8: the password is refused"}
+    assert answer == {"status": False, "msg": "算力中心服务操作失败: 192.168.0.8: 密码被拒绝"}
 
 
 def test_a_centre_that_is_away_is_waited_for(api: Api, centre: str, played: PlayedExecutor, work: Callable[..., None]) -> None:
@@ -166,7 +166,7 @@ def test_a_cancelled_installation_is_settled(api: Api, centre: str, played: Play
     host = api.host(centre)
     found = new(api, centre, host)
     work(3)
-    assert api.ok(f"{CLUSTER}/get_operation.dspy", id=found["operation"])["steps"][1]["detail"] == "containerd: it runs"
+    assert api.ok(f"{CLUSTER}/get_operation.dspy", id=found["operation"])["steps"][1]["detail"] == "containerd: 正在执行"
     operations.cancel(found["operation"], LOCAL_ADMIN)
     work(3)
     assert centre_ops.settle() == 1 and centre_ops.settle() == 0
@@ -359,7 +359,7 @@ def test_what_is_not_ready_is_not_used(api: Api, centre: str, played: PlayedExec
     other = api.host(centre, ip="192.168.0.9", name="b")
     cluster = new(api, centre, host)["clusterid"]
     assert api.no(f"{WORKER}/new_cpcworker.dspy", cpcid=centre, clusterid=cluster, worker_nodeid=other) == "集群 朝阳区 未就绪"
-    assert api.no(DELETE, id=cluster) == "集群 朝阳区 未就绪"
+    assert api.no(DELETE, id=cluster) == "集群 朝阳区 未就绪: 正在安装, 不能移除 (可用 force=1 取消安装并移除)"
     assert api.no(f"{CENTRE}/delete_cpclist.dspy", id=centre).startswith("算力中心 首都算力中心1 正在使用")
 
 

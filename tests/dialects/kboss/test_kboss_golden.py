@@ -69,7 +69,7 @@ def test_pages_and_order(api: Api) -> None:
     assert names(sort="name desc", page=1, rows=1) == [("c", 1)]
     assert names(page=9, rows=2) == []
     assert api.no(f"{CENTRE}/get_cpclist.dspy", sort="nothing").startswith("参数 sort 错误: nothing")
-    assert api.no(f"{CENTRE}/get_cpclist.dspy", page="0") == "参数 page 错误: 0 不是整数 (允许: 1..1000000000)"
+    assert api.no(f"{CENTRE}/get_cpclist.dspy", page="0") == "参数 page 错误: 0 超出范围 (允许: 1..1000000000)"
     assert api.no(f"{CENTRE}/get_cpclist.dspy", rows="many").startswith("参数 rows 错误: many")
 
 
@@ -284,7 +284,7 @@ def test_a_node_is_deleted(api: Api, here: list[Any], monkeypatch: pytest.Monkey
         raise Conflict("2 pods run there")
 
     monkeypatch.setattr(executor, "delete_node", refuse)
-    assert api.do(path, **given) == {"status": False, "info": "delete node failed: 2 pods run there", "data": data}
+    assert api.do(path, **given) == {"status": False, "info": "delete node failed: 「2 pods run there」", "data": data}
 
 
 def test_a_node_is_labelled(api: Api, here: list[Any]) -> None:
@@ -320,7 +320,7 @@ def test_installing_answers_with_its_result(api: Api, monkeypatch: pytest.Monkey
     monkeypatch.setattr("cloudsched.services.centre.centre_clusters.operations.one",
                         lambda number: {"state": "failed", "error": "192.168.0.3: preflight: swap is on"})
     assert api.do(f"{PCAPI}/new_worker", **SSH, join_command=JOIN) == {
-        "status": False, "info": "operate failed: 192.168.0.3: preflight: swap is on", "data": ""}
+        "status": False, "info": "operate failed: 192.168.0.3: preflight: 「swap is on」", "data": ""}
     assert api.do(f"{PCAPI}/new_worker", **SSH)["info"] == "operate failed: 缺少参数: join_command"
 
 

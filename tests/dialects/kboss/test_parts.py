@@ -143,7 +143,7 @@ def test_price_and_removal(site: Site) -> None:
     assert site.ask("cpcwidget/update_cpcwidget", unit_price="1") == {"status": False, "msg": "缺少参数: type"}
     assert site.ask("cpcwidget/delete_cpcwidget", id=key) == {
         "status": False, "msg": f"gpu {RTX} 仍有库存或消耗, 不能移除 (库存: 1, 消耗: 0)"}
-    site.part("gpu", RTX, "6", stock="-1", add_opt="yes")
+    site.part("gpu", RTX, "0.0009", stock="-1", add_opt="yes")
     assert site.ask("cpcwidget/delete_cpcwidget", id=key, dry_run="1")["dry_run"] is True
     assert site.ask("cpcwidget/delete_cpcwidget", id=key) == {
         "status": True, "msg": "删除算力部件成功", "data": {"cpcid": site.centre.key, "id": key}}
