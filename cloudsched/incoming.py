@@ -15,7 +15,7 @@ T = TypeVar("T")
 _SAFE = "/:@!$&'()*+,;=~-._"
 _PIECE = 1 << 16
 _FIELDS_MOST = 32
-_FIELD = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x20-\x7e]*?)[ \t]*\Z")
+_FIELD = re.compile(rb"([A-Za-z0-9-]+):([\x20-\x7e\t]*)\Z")
 # Whatever says more about the body, the connection or the answer than is looked at here.
 _UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"trailer", b"te"})
 
@@ -41,19 +41,27 @@ def read_body(environ: Environ, limit: int) -> bytes:
         wanted = int(length) if len(length) < 19 else limit + 1
         if wanted > limit:
             raise TooLarge(f"the body has {length[:40]} bytes; at most {limit} are allowed", details={"limit": limit})
-        found: bytes = stream.read(wanted)
+        found = _read(stream, wanted)
         if len(found) < wanted:
             raise Invalid("the body ended before its announced length")
         return found
     if not environ.get("wsgi.input_terminated"):
         return b""
     pieces, size = [], 0
-    while piece := stream.read(_PIECE):
+    while piece := _read(stream, _PIECE):
         size += len(piece)
         if size > limit:
             raise TooLarge(f"the body has more than {limit} bytes", details={"limit": limit})
         pieces.append(piece)
     return b"".join(pieces)
+
+
+def _read(stream: Any, size: int) -> bytes:
+    try:
+        found: bytes = stream.read(size)
+    except OSError:
+        raise Invalid("the client went away within the body") from None
+    return found
 
 
 def plain_fields(lines: bytes) -> dict[bytes, bytes] | None:
@@ -64,7 +72,10 @@ def plain_fields(lines: bytes) -> dict[bytes, bytes] | None:
         found = _FIELD.match(line)
         if found is None or found[1].lower() in fields:
             return None
-        fields[found[1].lower()] = found[2]
+        value = found[2].strip(b" \t")
+        if b"\t" in value:
+            return None
+        fields[found[1].lower()] = value
     usual = len(fields) <= _FIELDS_MOST and not fields.keys() & _UNUSUAL and fields.get(b"host")
     return fields if usual and fields.get(b"connection", b"keep-alive").lower() == b"keep-alive" else None
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 THREADS, LONG_QUEUE = 4, 64
 BODY_MOST = 8 * 1024
-_HEADS_KEPT, _HEAD_MOST = 5000, 2048
+_HEADS_KEPT, _HEAD_KEPT, _HEAD_MOST = 5000, 512, 2048
 _LINE = re.compile(rb"(POST) (/[A-Za-z0-9/._-]{0,200}) HTTP/1\.1\r\n")
 _BASE: Environ = {
     "wsgi.version": (1, 0), "wsgi.url_scheme": "http", "wsgi.multithread": True, "wsgi.multiprocess": True,
@@ -60,7 +60,7 @@ class Lane:
         self._port = port
         self._short = short
         self._before = before
-        self._heads: dict[bytes, Head | None] = {}
+        self._heads: dict[bytes, Head] = {}
         self._queue: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._threads = 0
         self._date = 0, ""
@@ -84,16 +84,16 @@ class Lane:
             return None
         self._queue.put(Task({**head.environ, "REMOTE_ADDR": address, "wsgi.input": BytesIO(body)}, answer))
         if self._threads < THREADS:
-            self._threads += 1
             threading.Thread(target=self._run, name=f"lane-{self._port}-{self._threads}", daemon=True).start()
+            self._threads += 1
         return whole
 
     def _head(self, raw: bytes) -> Head | None:
-        if raw in self._heads:
-            return self._heads[raw]
-        if len(self._heads) >= _HEADS_KEPT:
-            self._heads.clear()
-        found = self._heads[raw] = parse(raw, self._port)
+        found = self._heads.get(raw) or parse(raw, self._port)
+        if found is not None and len(raw) <= _HEAD_KEPT:
+            if len(self._heads) >= _HEADS_KEPT:
+                self._heads.clear()
+            self._heads[raw] = found
         return found
 
     def _run(self) -> None:
@@ -104,7 +104,10 @@ class Lane:
             except Exception:
                 log.exception("a request failed")
                 raw, keep = b"HTTP/1.1 500 Internal Server Error\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", False
-            task.answer(raw, keep)
+            try:
+                task.answer(raw, keep)
+            except Exception:
+                log.exception("a request was not answered")
 
     def _answered(self, environ: Environ) -> tuple[bytes, bool]:
         told: list[Any] = ["", []]
@@ -112,7 +115,12 @@ class Lane:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
             told[:] = status, headers
 
-        body = b"".join(self._application(environ, start))
+        found = self._application(environ, start)
+        try:
+            body = b"".join(found)
+        finally:
+            if hasattr(found, "close"):
+                found.close()
         status, headers = told
         sized = any(name.lower() == "content-length" for name, _ in headers)
         lines = [f"HTTP/1.1 {status}", f"Date: {self._now()}", "Connection: keep-alive",

@@ -11,6 +11,7 @@ the connection rests. It may ask for more bytes first: clients send head and bod
 from __future__ import annotations
 
 import errno
+import logging
 import selectors
 import socket
 import time
@@ -19,7 +20,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+
+log = logging.getLogger(__name__)
 
 PEEK = 16 * 1024
 SEND_BUFFER = 512 * 1024
@@ -66,6 +69,9 @@ class QuickWorker(ThreadWorker):  # type: ignore[misc]
 
     def _answered(self, conn: Any, client: Any, waiting: Any) -> bool:
         """Was the request on this connection answered (or the connection closed by its other side)?"""
+        awaited = self._awaited.pop(conn, 0)
+        if awaited:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         if not self.alive or (conn.parser is not None and conn.parser.unreader.buf.getbuffer().nbytes):
             return False
         port = str(conn.server[1])
@@ -76,7 +82,7 @@ class QuickWorker(ThreadWorker):  # type: ignore[misc]
         try:
             raw = client.recv(PEEK, socket.MSG_PEEK)
             if later is not None:
-                return bool(raw) and self._taken(later, raw, conn, client, waiting)
+                return bool(raw) and self._taken(later, raw, conn, client, waiting, awaited=awaited)
             found = quick(raw) if raw and quick else None
             if found is None:
                 return False
@@ -88,6 +94,9 @@ class QuickWorker(ThreadWorker):  # type: ignore[misc]
                 return True
             self._drop(conn, client, waiting)
             return True
+        except Exception:  # nothing that one request brings may end the loop of all: the usual way answers it
+            log.exception("a request was left to the usual way")
+            return False
         if sent < len(answer):
             self._leave(conn, client, waiting)
             self._send_rest(conn, answer[sent:], keep)
@@ -97,19 +106,17 @@ class QuickWorker(ThreadWorker):  # type: ignore[misc]
             self._drop(conn, client, waiting)
         return True
 
-    def _taken(self, later: Later, raw: bytes, conn: Any, client: Any, waiting: Any) -> bool:
-        """Is the request answered later? Then its connection is not looked at until it is."""
-        awaited = self._awaited.pop(conn, 0)
+    def _taken(self, later: Later, raw: bytes, conn: Any, client: Any, waiting: Any, *, awaited: int) -> bool:
+        """Is the request answered later? Then its connection is not looked at until it is. `awaited`: the bytes that were
+        waited for already."""
         taken = later(raw, conn.client[0], partial(self._answer_later, conn))
-        if taken is not None and taken < 0:
-            if awaited == -taken or len(raw) >= PEEK:
-                taken = None  # no more has come, or more than is ever looked at
-            else:
-                self._awaited[conn] = -taken
-        if awaited or conn in self._awaited:  # nothing is told of a connection until so many bytes are there (or none will be)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._awaited.get(conn, 1))
-        if taken is None or taken < 0:
-            return taken is not None
+        if taken is None or (taken < 0 and (awaited == -taken or len(raw) >= PEEK)):
+            return False  # not one of these; or no more has come; or it is more than is ever looked at
+        if taken < 0:  # nothing is told of the connection until so many bytes are there, or none will be
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, -taken)
+            self._awaited[conn] = -taken
+            self._stay(conn, client, waiting)
+            return True
         client.recv(taken)
         self._leave(conn, client, waiting)
         return True
@@ -126,7 +133,7 @@ class QuickWorker(ThreadWorker):  # type: ignore[misc]
         if rest:
             self._send_rest(conn, rest, keep)
         else:
-            self._back(conn, rest is not None and keep and self.alive)
+            self._back(conn, rest is not None and keep)
 
     def _send_rest(self, conn: Any, rest: bytes, keep: bool) -> None:
         future = self.tpool.submit(_send_rest, conn.sock, rest)
@@ -159,15 +166,18 @@ class QuickWorker(ThreadWorker):  # type: ignore[misc]
     def _sent(self, conn: Any, keep: bool, done: Any) -> None:
         """A long answer has gone out on a thread: back into the loop."""
         conn.sock.setblocking(False)
-        self._back(conn, keep and done.exception() is None and self.alive)
+        self._back(conn, keep and done.exception() is None)
 
     def _back(self, conn: Any, keep: bool) -> None:
-        """The connection waits for its next request, or is closed."""
+        """The connection waits for its next request, or is closed. While the worker stops it waits a moment only: what comes is
+        answered with "Connection: close"."""
         if not keep:
             self.nr_conns -= 1
-            conn.close()
+            conn.close(graceful=True)
             return
         self._keep(conn)
+        if not self.alive:
+            conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
 
 

@@ -168,6 +168,8 @@ def _parse_sync(body: bytes) -> Sync:
         raise invalid(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise Invalid("the body is nested too deeply") from None
     for index, done in enumerate(request.done):
         if done.state not in _EVENTS:
             raise Invalid.at(f"done[{index}].state", f"{done.state!r} is no end state", ", ".join(_EVENTS))

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +26,7 @@ class Line:
         self.sock = socket.create_connection(("127.0.0.1", house.native), timeout=40)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.rest = b""
+        self.closes = False
         self.send(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert self.answer()[0] == 200
 
@@ -36,6 +39,7 @@ class Line:
             self._more()
         head, _, self.rest = self.rest.partition(b"\r\n\r\n")
         lines = head.lower().split(b"\r\n")
+        self.closes = b"connection: close" in lines
         length = next(int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:"))
         while len(self.rest) < length:
             self._more()
@@ -146,3 +150,67 @@ def test_many_connections_at_once(house: Instance, line: Line) -> None:
     for thread in threads:
         thread.join()
     assert len(found) == len(set(found)) == 320
+
+
+DEEP = b'{"want":0,"x":' + b"[" * 5000
+
+
+def test_nothing_that_a_request_brings_ends_the_server(line: Line, house: Instance) -> None:
+    before = house.processes["serve"].pid, _workers(house)
+    for body in (DEEP, b'{"want":0}', b"{", b'{"want":"\xff"}'):
+        line.send(b"POST /api/v2/agent/sync HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer 1.abc\r\n"
+                  b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        assert 400 <= line.answer()[0] < 500
+    line.send(asked(more=b"X-A:" + b" " * 1900 + b"\xe9\r\n"))
+    assert 200 <= line.answer()[0] < 500
+    assert (house.processes["serve"].pid, _workers(house)) == before
+
+
+def _workers(house: Instance) -> list[str]:
+    pid = house.processes["serve"].pid
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def test_a_stop_leaves_no_request_without_an_answer(new_instance: Any) -> None:
+    """Clients that are told that the connection stays may use it: what they send then is answered, and says that it ends."""
+    instance: Instance = new_instance()
+    instance.start_all()
+    unanswered, made, told = [], [], []
+    begun = threading.Barrier(9)
+
+    def work() -> None:
+        with closing(Line(instance)) as own:
+            begun.wait()
+            while True:
+                own.send(asked())
+                try:
+                    made.append(_made(own))
+                except (OSError, AssertionError) as error:
+                    unanswered.append(error)
+                    return
+                if own.closes:
+                    told.append(True)
+                    return
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    time.sleep(0.5)
+    instance.processes["serve"].popen.terminate()
+    for thread in threads:
+        thread.join()
+    assert not unanswered and len(told) == 8
+    instance.processes["serve"].popen.wait(timeout=60)
+    instance.start("serve")
+    instance.wait_ready()
+    assert {job["id"] for job in _all_held(instance)} == set(made)
+
+
+def _all_held(instance: Instance) -> list[dict[str, Any]]:
+    found, page = [], instance.api("GET", "/jobs", state="held", limit=1000)
+    while True:
+        found += page["items"]
+        if page["next"] is None:
+            return found
+        page = instance.api("GET", "/jobs", state="held", limit=1000, cursor=page["next"])

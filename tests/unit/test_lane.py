@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cloudsched.app.lane import BODY_MOST, LONG_QUEUE, Lane
-from cloudsched.incoming import Environ
+from cloudsched.incoming import Environ, plain_fields
 
 HEAD = (b"POST /api/v1/tasks HTTP/1.1\r\nHost: here:8081\r\nX-API-Key: k\r\nContent-Type: application/json\r\n"
         b"Content-Length: 2\r\n\r\n")
@@ -113,3 +113,35 @@ def test_a_mistake_is_500_and_the_lane_goes_on(played: Played, caplog: pytest.Lo
     played.fails = False
     played.ask(HEAD + b"{}")
     assert played.answers.get(timeout=30)[0].startswith(b"HTTP/1.1 201 ")
+
+
+def test_fields_are_read_in_a_line_of_time() -> None:
+    """Many blanks before what is refused: nothing is tried in every way (that took hours for a head)."""
+    assert plain_fields(b"Host: here\r\nA:" + b" " * 100_000 + b"\xe9") is None
+    assert plain_fields(b"Host: here\r\nA:" + b" \t" * 50_000 + b"b\tc") is None
+    assert plain_fields(b"Host: here\r\nA: \t b c\t ") == {b"host": b"here", b"a": b"b c"}
+
+
+def test_only_common_heads_are_kept(played: Played) -> None:
+    for number in range(20):
+        assert played.ask(HEAD.replace(b"X-API-Key: k", b"X-API-Key: " + b"k" * (600 + number)) + b"no") is None
+        assert played.ask(HEAD.replace(b"X-API-Key: k", b"Expect: %d" % number) + b"{}") is None
+    assert not played.lane._heads
+    played.ask(HEAD + b"{}")
+    assert len(played.lane._heads) == 1
+
+
+def test_what_an_answer_holds_is_let_go(played: Played) -> None:
+    closed = []
+
+    class Body(list[bytes]):
+        def close(self) -> None:
+            closed.append(True)
+
+    def application(environ: Environ, start: Callable[..., Any]) -> Iterable[bytes]:
+        start("200 OK", [])
+        return Body([b"x"])
+
+    played.lane._application = application
+    played.ask(HEAD + b"{}")
+    assert played.answers.get(timeout=30)[0].endswith(b"\r\n\r\nx") and closed

@@ -7,6 +7,7 @@ for some milliseconds, and answered from a thread of its own. Whatever is not ex
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -24,11 +25,13 @@ from cloudsched.services import agents, health
 from cloudsched.services.access import Gate, Request
 from cloudsched.services.agent_rules import bearer_of, rules
 
+log = logging.getLogger(__name__)
+
 GATHER_S = 0.01
 MOST_AT_ONCE = 256
 _SAFETY = (("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"))
 _START = b"POST /api/v2/agent/sync HTTP/1.1\r\n"
-_HEADS_KEPT = 20_000
+_HEADS_KEPT, _HEAD_KEPT, _HEAD_MOST = 20_000, 512, 2048
 Answer = Callable[[bytes, bool], None]
 
 
@@ -52,7 +55,7 @@ class Beats:
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self._heads: dict[bytes, Head | None] = {}
+        self._heads: dict[bytes, Head] = {}
         self._waiting: queue.SimpleQueue[Beat] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -61,7 +64,7 @@ class Beats:
         if not raw.startswith(_START):
             return None
         end = raw.find(b"\r\n\r\n") + 4
-        head = self._head(raw[:end]) if end >= 4 else None
+        head = self._head(raw[:end]) if 4 <= end <= _HEAD_MOST else None
         if head is None or len(raw) < end + head.length:
             return None
         try:
@@ -78,11 +81,11 @@ class Beats:
         return end + head.length
 
     def _head(self, key: bytes) -> Head | None:
-        if key in self._heads:
-            return self._heads[key]
-        if len(self._heads) >= _HEADS_KEPT:
-            self._heads.clear()
-        head = self._heads[key] = parse(key)
+        head = self._heads.get(key) or parse(key)
+        if head is not None and len(key) <= _HEAD_KEPT:
+            if len(self._heads) >= _HEADS_KEPT:
+                self._heads.clear()
+            self._heads[key] = head
         return head
 
     def _run(self) -> None:
@@ -96,7 +99,10 @@ class Beats:
             except Exception as error:
                 found = [error] * len(beats)
             for beat, reply in zip(beats, found, strict=True):
-                beat.answer(_answer(reply), True)
+                try:
+                    beat.answer(_answer(reply), True)
+                except Exception:
+                    log.exception("a heartbeat was not answered")
 
 
 def _answer(reply: agents.Reply | Exception) -> bytes:

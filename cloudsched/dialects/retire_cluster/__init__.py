@@ -14,5 +14,11 @@ API_VERSION = "1.0.0"  # contract 1: what `version` and `api_version` say
 def make_app(settings: Settings) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
     """The WSGI application of the retire_cluster port. The database must be open when the first request comes."""
     from cloudsched.dialects.retire_cluster.front import Front
+    from cloudsched.dialects.retire_cluster.routes import HOT, table
 
-    return Front(settings)
+    def make_flask(front: Front) -> Any:
+        from cloudsched.dialects.retire_cluster.app import make_flask
+
+        return make_flask(front)
+
+    return Front(settings, table, hot=HOT, make_flask=make_flask)

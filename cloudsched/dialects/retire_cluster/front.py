@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from cloudsched.dialects.retire_cluster import params
@@ -32,17 +32,16 @@ Found = tuple[int, Headers, Iterable[bytes]]
 class Front:
     """The WSGI callable of the retire_cluster port."""
 
-    def __init__(self, settings: Settings) -> None:
-        from cloudsched.dialects.retire_cluster.routes import HOT, table
-
+    def __init__(self, settings: Settings, table: Callable[[Front], list[Route]], *, hot: Collection[tuple[str, str]],
+                 make_flask: Callable[[Front], Any]) -> None:
         self.settings = settings
         self.door = Door(settings)
         self.limits = Limits(settings)
         self.max_body = settings.web.max_body_mb << 20
         self.routes = table(self)
-        self._hot = {(route.method, route.rule): route for route in self.routes if (route.method, route.rule) in HOT}
+        self._hot = {(route.method, route.rule): route for route in self.routes if (route.method, route.rule) in hot}
         self._origins = settings.retire_cluster.cors_origins if settings.retire_cluster.cors else ()
-        self._flask: Once[Any] = Once(self._make_flask)
+        self._flask: Once[Any] = Once(lambda: make_flask(self))
 
     def short(self, method: str, path: str, body: bytes) -> bool:
         """Is this a request that takes no longer than a transaction (app/lane.py)? The submission of one task."""
@@ -52,11 +51,6 @@ class Front:
     def flask(self) -> Any:
         """The Flask application behind the other routes."""
         return self._flask()
-
-    def _make_flask(self) -> Any:
-        from cloudsched.dialects.retire_cluster.app import make_flask
-
-        return make_flask(self)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         began, request_id, method = time.perf_counter(), str(uuid.uuid4()), environ["REQUEST_METHOD"]
