@@ -17,7 +17,6 @@ from cloudsched.drivers.installing.access import Access
 from cloudsched.drivers.pcapi import Pcapi
 from cloudsched.errors import CloudschedError, Conflict, Invalid, NotFound
 from cloudsched.services.centre import executor
-from cloudsched.services.centre import fitting as books
 from cloudsched.services.centre.centres import is_local, opened, refused
 from cloudsched.services.centre.executor import Where
 from cloudsched.settings import Settings
@@ -27,7 +26,7 @@ from cloudsched.store.centres import Centre, Host
 from cloudsched.store.db import Tx, write
 
 __all__ = ["CANCEL", "CHECK_NODE", "ENDED", "FORGET", "Access", "Executor", "Local", "Progress", "Remote",
-           "Where", "access_of", "cancel", "executor_for", "forget", "free_from", "free_nodes", "free_to", "live_check", "once",
+           "Where", "access_of", "cancel", "executor_for", "forget", "free_from", "free_to", "once",
            "options_of", "plan", "plan_apart", "progress_of", "register_verb", "to_params", "worker_steps"]
 Params = Mapping[str, Any]
 DRAIN_LIMIT_S = 600.0
@@ -276,22 +275,6 @@ def check_node(params: Params, settings: Settings) -> dict[str, Any]:
     where = executor.where_from({**params, "password": params.get("psssword") or params.get("password") or ""})
     force = str(params.get("force") or "").lower() in ("1", "true", "yes")
     return executor.delete_node(where, str(params["node_name"]), force=force, dry_run=True)
-
-
-def live_check(centre: Centre, cluster_key: str, settings: Settings) -> books.Live:
-    """Who says of a cluster which products its live nodes have no room for. It raises what the centre says."""
-    from cloudsched.services.centre import centre_clusters  # it is made of this module
-
-    def nodes() -> list[NodeFree]:
-        cluster = centre_clusters.find(cluster_key, centre_key=centre.key)
-        return executor_for(centre, settings).free_nodes(centre_clusters.where_of(cluster, settings))
-
-    return books.live(nodes)
-
-
-def free_nodes(kubeconfig: str, settings: Settings) -> list[NodeFree]:
-    """What is free on the nodes of the cluster of a kubeconfig, asked from here."""
-    return Local(settings).free_nodes(Where(kubeconfig=kubeconfig))
 
 
 def progress_of(number: int) -> Progress:

@@ -34,6 +34,7 @@ from cloudsched.services.centre.executor import check_switch
 from cloudsched.settings import Settings
 from cloudsched.store import centres as store
 from cloudsched.store import clusters, nodes
+from cloudsched.store import instances as instance_rows
 from cloudsched.store import operations as operation_rows
 from cloudsched.store.centres import Centre, Host
 from cloudsched.store.db import Tx
@@ -365,9 +366,7 @@ def node_name(host: Host) -> str:
 
 def count_instances(cluster: Cluster) -> int:
     """How many resource instances of a cluster are not deleted."""
-    from cloudsched.services.centre import instances  # they know where they are from here
-
-    return instances.count(cluster.key)
+    return instance_rows.count(cluster.key)
 
 
 def working_on(cluster: Cluster, kind: str) -> int:
@@ -393,9 +392,6 @@ def _check_node(cluster: Cluster, node: str, where: Where, settings: Settings) -
 
 
 def _begun(tx: Tx, kind: str, number: int, host: Host, *, actor: str, **request: Any) -> Begun:
-    from cloudsched.services.centre import centre_ops  # it knows the steps, and this module
-
-    assert centre_ops.KINDS
     operation = operations.begin(kind, {"cluster": number, "host": host.key, **request}, subject=("cluster", number),
                                  actor=actor, tx=tx)
     cluster = clusters.get(number)
