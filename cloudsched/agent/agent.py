@@ -359,6 +359,8 @@ class Agent:
         """No process of it is left (or it never had one)."""
         self._last_move = job.ended
         self._book.vacate(job)
+        if job.captured is not None:
+            self._start_waiting()  # the next one runs while the end of this one is written down
         if job.captured is None or job.streaming:
             if job.captured is None:
                 self._complete(job)
