@@ -6,6 +6,7 @@ The commands are rows of centre_table; what is long is begun and then followed. 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -32,6 +33,9 @@ _DURATION = re.compile(r"(\d+)\s*(h|d|w|mo|小时|天|周|月)\Z")
 _ID = re.compile(r"-[A-Za-z0-9_-]{20}\Z")
 _SECRETS = ("api_pwd", "adminpwd", "source_authpasswd")  # sealed, and long: --json has them
 _DURATIONS = {"h": "小时", "d": "天", "w": "周", "mo": "月"}
+_UNITS = {"秒": "second", "分钟": "minute", "小时": "hour", "天": "day", "周": "week", "月": "month",
+          "元": "yuan", "角": "jiao", "分": "fen"}
+_UNIT_MEMBERS = ("charge_unit", "account_unit", "duration_unit", "currency")
 _GROUPS = {"hosts": "machines that clusters are made of", "clusters": "clusters installed on them",
            "labels": "labels of nodes and instances", "instances": "slices of a cluster that are sold",
            "parts": "hardware, its stock and prices",
@@ -88,7 +92,7 @@ def _add_take(parser: argparse.ArgumentParser, take: Take) -> None:
 
 
 def _dest(take: Take) -> str:
-    return f"take_{take.param or 'fields'}"
+    return f"take_{take.param or 'fields'}{'_' + take.kind if take.kind in ('flag', 'not') else ''}"
 
 
 def _runner(command: Command) -> Callable[[argparse.Namespace], int]:
@@ -107,9 +111,18 @@ def _guarded(args: argparse.Namespace, run: Callable[[CentreApi, Screen], int]) 
     except NoAnswer as error:
         return fail(str(error), EXIT_AWAY)
     except NotAllowed as error:
-        return fail(f"{error}\n  a key: --key-file FILE, CLOUDSCHED_KEY, or the instance's own (--state DIR)", EXIT_NOT_ALLOWED)
+        return fail(f"{error}\n  {_about_key(args)}", EXIT_NOT_ALLOWED)
     except ClientError as error:
         return fail(str(error), EXIT_USAGE)
+
+
+def _about_key(args: argparse.Namespace) -> str:
+    """Where a key could come from, and that the instance named by --state gave none."""
+    if args.state and not args.key_file and not os.environ.get("CLOUDSCHED_KEY"):
+        path = os.path.join(args.state, "admin.key")
+        why = "is not sent to this address" if os.access(path, os.R_OK) else "is not there, or not ours to read"
+        return f"--state {args.state}: its admin.key {why}; give a key by --key-file FILE or CLOUDSCHED_KEY"
+    return "a key: --key-file FILE, CLOUDSCHED_KEY, or the instance's own (--state DIR)"
 
 
 def _run(args: argparse.Namespace, command: Command, api: CentreApi, screen: Screen) -> int:
@@ -153,7 +166,7 @@ def _table(screen: Screen, columns: Iterable[tuple[str, str]], rows: list[dict[s
     shown = [(heading, member) for heading, member in columns if not rows or any(member in row for row in rows)]
     right = {member for _, member in shown if rows and all(isinstance(row.get(member), (int, float)) for row in rows)}
     screen.table([Column(heading, right=member in right) for heading, member in shown],
-                 [[_cell(row.get(member)) for _, member in shown] for row in rows])
+                 [[_cell(_unit(member, row.get(member))) for _, member in shown] for row in rows])
 
 
 def _facts(screen: Screen, data: Any) -> None:
@@ -165,7 +178,7 @@ def _facts(screen: Screen, data: Any) -> None:
         steps = data.get("steps") or []
         done = steps if all(isinstance(step, Mapping) and "state" in step for step in steps) else []
         apart = ("price_details", *_SECRETS, *(("steps",) if done else ()))
-        screen.fields([(name, _plain(value)) for name, value in data.items() if name not in apart])
+        screen.fields([(name, _plain(_unit(name, value))) for name, value in data.items() if name not in apart])
         for step in done:
             screen.line(_step_line(step))
     elif isinstance(data, list):
@@ -235,6 +248,8 @@ def _params(args: argparse.Namespace, takes: Iterable[Take]) -> dict[str, Any]:
         elif take.kind == "file":
             found[take.param] = _read(value)
         elif take.kind in ("flag", "not"):
+            if take.param in found:
+                raise ClientError(f"{take.flag}: not together with its opposite")
             found[take.param] = "1" if take.kind == "flag" else "0"
         else:
             found[take.param] = value
@@ -274,6 +289,7 @@ def _one_of(**words: str) -> Callable[[str], str]:
 
 # How values of a kind are read.
 _KINDS: dict[str, dict[str, Any]] = {
+    "maybe": {"nargs": "?"},
     "fields": {"nargs": "*", "type": pair}, "parts": {"nargs": "+", "type": _part}, "days": {"type": _duration},
     "whole": {"type": whole}, "device": {"type": _one_of(virtual="0", physical="1")},
     "occupied": {"type": _one_of(no="0", yes="1")}}
@@ -285,6 +301,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "" if value is None else str(_plain(value))
+
+
+def _unit(member: str, value: Any) -> Any:
+    """A unit of the API's as these tables have it."""
+    return _UNITS.get(value, value) if member in _UNIT_MEMBERS and isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:

@@ -157,7 +157,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("parts add", "add a part", f"{_DEV}/cpcwidget/add_cpcwidget.dspy", (
         _CENTRE, Take("TYPE", "type", "cpu, memory, disk, gpu"), Take("MODEL", "model", "its model"),
         Take("--price", "unit_price", "price of a unit", needed=True), Take("--unit", "resource_unit", "what is priced"),
-        Take("--per", "charge_unit", "秒, 分钟, 小时, 天"), Take("--money", "account_unit", "元, 角, 分"),
+        Take("--per", "charge_unit", "second, minute, hour, day"), Take("--money", "account_unit", "yuan, jiao, fen"),
         Take("--stock", "stock", "how much is there beside what hosts have"), Take("--cluster", "clusterid", "in this cluster"),
         Take("--more", "add_opt", "add to the stock of one that exists", "flag")), changes=True),
     Command("parts price", "change the price of a part", f"{_DEV}/cpcwidget/update_cpcwidget.dspy", (
@@ -177,9 +177,12 @@ COMMANDS: tuple[Command, ...] = (
     Command("export", "the same as CSV on standard output", f"{_DEV}/cpcbill/export_usage.dspy", (*_SPAN, _ORG)),
     Command("budget list", "list budgets and what is spent of them", f"{_DEV}/cpcbill/get_budget.dspy", (_ORG,), _BUDGETS),
     Command("budget set", "set what an organisation may spend in a month", f"{_DEV}/cpcbill/set_budget.dspy", (
-        Take("ORG", "orgid", "organisation"), Take("AMOUNT", "amount", "yuan; '' is no limit"),
-        Take("--warn", "warn", "percent at which it is noted", "whole"), Take("--soft", "hard", "do not refuse beyond it", "not"),
-        Take("--stop", "stop", "also stop what runs", "flag")), changes=True),
+        Take("ORG", "orgid", "organisation"), Take("AMOUNT", "amount", "yuan; '' is no limit; without it as it is", "maybe"),
+        Take("--warn", "warn", "percent at which it is noted (80 in a new one)", "whole"),
+        Take("--soft", "hard", "do not refuse beyond it", "not"),
+        Take("--hard", "hard", "refuse beyond it (a new one does)", "flag"),
+        Take("--stop", "stop", "also stop what runs", "flag"), Take("--no-stop", "stop", "stop nothing that runs", "not")),
+            changes=True),
     Command("rebuild", "count the books of a centre again", f"{_DEV}/cpcwidget/rebuild_cpcwidget.dspy", (_CENTRE,), (
         ("TYPE", "type"), ("MODEL", "model"), ("CLUSTER", "cluster"), ("STOCK", "stock"),
         ("CONSUMED", "consumed")), changes=True),

@@ -19,6 +19,11 @@ from cloudsched.errors import Invalid
 CURRENCY = "元"
 CHARGE_S = {"秒": 1, "分钟": 60, "小时": 3600, "天": 86400}
 DURATION_S = {**CHARGE_S, "周": 7 * 86400, "月": 30 * 86400}
+# What else the units are called by those who do not write Chinese; the first of each is the one that is told.
+WORDS = {"秒": ("second", "seconds", "sec", "s"), "分钟": ("minute", "minutes", "min", "分"),
+         "小时": ("hour", "hours", "h", "时"), "天": ("day", "days", "d", "日"),
+         "周": ("week", "weeks", "w", "星期"), "月": ("month", "months", "mo"),
+         "元": ("yuan", "cny", "rmb"), "角": ("jiao",), "分": ("fen",)}
 YUAN = {"元": Fraction(1), "角": Fraction(1, 10), "分": Fraction(1, 100)}
 NANO = 10**9
 # Decimal places of prices and of amounts of money as they are shown.
@@ -94,10 +99,14 @@ def a_price(value: Any, field_name: str = "unit_price") -> str:
 
 
 def one_of(table: Mapping[str, Any], value: Any, field_name: str) -> str:
-    """A unit of a table (CHARGE_S, DURATION_S, YUAN). Raises Invalid naming the field."""
-    if value not in table:
-        raise Invalid.at(field_name, f"{value!r} is not known", ", ".join(table))
-    return str(value)
+    """A unit of a table (CHARGE_S, DURATION_S, YUAN), by its own word or one of WORDS. Raises Invalid naming the field."""
+    if value in table:
+        return str(value)
+    word = str(value).strip().lower()
+    for unit in table:
+        if word in (unit, *WORDS[unit]):
+            return unit
+    raise Invalid.at(field_name, f"{value!r} is not known", ", ".join(WORDS[unit][0] for unit in table))
 
 
 def rate(kind: str, price: Price) -> Fraction:

@@ -174,11 +174,24 @@ def hosts_with_nodes(centre_key: str, states: Sequence[str]) -> list[Host]:
         f"AND n.state IN ({marks}) ORDER BY h.id", (centre_key, *states))]
 
 
-def host_at(centre_key: str, ip: str, sshport: int) -> Host | None:
-    """The host of a centre that is reached there."""
-    row = read().one(f"SELECT {HOST} FROM centre_host WHERE centre_key = ? AND ip = ? AND sshport = ? AND removed_at IS NULL",
-                     (centre_key, ip, sshport))
-    return Host(*row) if row else None
+def hosts_at(ip: str, sshport: int) -> list[Host]:
+    """The hosts of all centres that are reached there: one look at the index for each centre."""
+    names = ", ".join(f"h.{name.strip()}" for name in HOST.split(","))
+    return [Host(*row) for row in read().all(
+        f"SELECT {names} FROM centre c CROSS JOIN centre_host h WHERE c.removed_at IS NULL AND h.centre_key = c.key "
+        "AND h.ip = ? AND h.sshport = ? AND h.removed_at IS NULL ORDER BY h.id", (ip, sshport))]
+
+
+def host_of_both(centre_key: str, others: Sequence[str]) -> tuple[Host, Host] | None:
+    """A host of a centre and one of other centres that are reached at the same address; None when there are none."""
+    if not others:
+        return None
+    marks = ", ".join("?" * len(others))
+    row = read().one("SELECT a.key, b.key FROM centre_host a JOIN centre_host b ON b.ip = a.ip AND b.sshport = a.sshport "
+                     f"WHERE a.centre_key = ? AND a.removed_at IS NULL AND b.centre_key IN ({marks}) AND b.removed_at IS NULL "
+                     "ORDER BY a.id LIMIT 1", (centre_key, *others))
+    found = [host(key) for key in row] if row else []
+    return (found[0], found[1]) if len(found) == 2 and found[0] and found[1] else None
 
 
 # What a list of hosts may be sorted by.
@@ -250,6 +263,12 @@ def begun(reference: str) -> int | None:
     """The operation that a request began."""
     value = read().value("SELECT operation_id FROM centre_request WHERE reference = ?", (reference,))
     return None if value is None else int(value)
+
+
+def begun_at(reference: str) -> tuple[int, float]:
+    """The operation that a request began, and when; zeros for none."""
+    row = read().one("SELECT operation_id, at FROM centre_request WHERE reference = ?", (reference,))
+    return (int(row[0]), float(row[1])) if row else (0, 0.0)
 
 
 def remember(tx: Tx, reference: str, operation_id: int, *, at: float) -> None:

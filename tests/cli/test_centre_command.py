@@ -256,3 +256,37 @@ def test_the_address_is_found(tmp_path: Path, listener: str, url: str) -> None:
 def test_no_command_takes_a_secret_as_a_word(cli: World) -> None:
     secret = ("api_pwd", "adminpwd", "source_authpasswd")
     assert all(take.kind == "file" for command in COMMANDS for take in command.takes if take.param in secret)
+
+
+def test_a_budget_keeps_what_is_not_said(cli: World) -> None:
+    assert cli("budget", "set", "acme", "100", "--warn", "50", "--stop").status == 0
+    tried = cli("budget", "set", "acme", "7", "--dry-run")
+    assert tried.status == 0 and "amount\t7\n" in tried.out and "warn\t50\n" in tried.out
+    assert cli("budget", "set", "acme", "--warn", "60").status == 0
+    row = cli("budget", "list", "--json").json["rows"][0]
+    assert (row["amount"], row["warn"], row["hard"], row["stop"]) == (100, 60, True, True)
+    assert cli("budget", "set", "acme", "--soft", "--no-stop").status == 0
+    row = cli("budget", "list", "--json").json["rows"][0]
+    assert (row["amount"], row["hard"], row["stop"]) == (100, False, False)
+    assert cli("budget", "set", "acme", "--hard").status == 0 and cli("budget", "set", "acme", "--hard", "--soft").status == 2
+    assert cli("budget", "set", "beta").status == 1
+
+
+def test_tables_have_english_units_and_json_the_kept_ones(cli: World) -> None:
+    centre_id = cli.id("add", "east")
+    assert cli("parts", "add", centre_id, "cpu", "X", "--price", "1", "--per", "day", "--money", "fen").status == 0
+    assert cli("parts", "list", centre_id).rows[1][4:6] == ["fen", "day"]
+    row = cli("parts", "list", centre_id, "--json").json["rows"][0]
+    assert (row["account_unit"], row["charge_unit"]) == ("分", "天")
+    assert "second, minute, hour, day" in cli("parts", "add", centre_id, "cpu", "Y", "--price", "1", "--per", "year").err
+
+
+def test_a_state_without_a_key_is_named(cli: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise centre_api.NotAllowed("not authorized")
+
+    monkeypatch.setattr(centre_api.CentreApi, "call", refused)
+    monkeypatch.delenv("CLOUDSCHED_KEY", raising=False)
+    said = cli("list", "--state", str(tmp_path))
+    assert said.status != 0 and f"--state {tmp_path}: its admin.key is not there" in said.err
+    assert "(--state DIR)" in cli("list").err

@@ -77,7 +77,7 @@ def test_a_centre_is_a_cloud_and_a_host_is_a_node(centre: Centre, settings: Sett
         "a", "running", 8, 32768, "10.0.0.1")
     other = centres.add({"name": "East 1"}, org="other", actor="ada", settings=settings)
     assert clouds.get(other.cloud_id).name.startswith("east-1-")  # type: ignore[union-attr]
-    assert nodes.get(host(other, settings).node_id).name.startswith("a-")  # type: ignore[union-attr]
+    assert nodes.get(host(other, settings, ip="10.0.0.2").node_id).name.startswith("a-")  # type: ignore[union-attr]
     assert centre.api_pwd.startswith("sealed:1:") and made.adminpwd.startswith("sealed:1:")
     assert centres.opened(made.adminpwd, settings) == "Pa55-w0rd"
 

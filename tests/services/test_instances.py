@@ -182,6 +182,24 @@ def test_a_node_port_of_the_cluster_is_found_before_anything_is_made(shop: Shop)
     assert (shop.left(), shop.used()) == ([], {})
 
 
+def test_a_node_port_that_is_taken_at_the_last_moment_is_named_too(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cloudsched.services.centre import instance_objects
+    from cloudsched.testing.kubeapi import kinds
+
+    made, taken = instance_objects._made, []
+
+    def rival(*args: Any) -> Any:
+        if not taken:
+            taken.append(shop.kube.api.create(kinds.of("Service"), "default", {"metadata": {"name": "theirs"}, "spec": {
+                "type": "NodePort", "ports": [{"port": 80, "nodePort": 30300}]}}))
+        return made(*args)
+
+    monkeypatch.setattr(instance_objects, "_made", rival)
+    with pytest.raises(NotDone, match="default/theirs"):
+        shop.add(source_outsideport="30300")
+    assert shop.used() == {}
+
+
 def test_what_the_cluster_refuses_gives_the_stock_back(shop: Shop) -> None:
     token = shop.kube.add_user("clerk", denied=[Rule(("patch", "create"), ("statefulsets",))])
     cluster = shop.new_cluster("other", shop.kube.kubeconfig(token=token))

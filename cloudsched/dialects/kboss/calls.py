@@ -29,7 +29,8 @@ ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT"})()  # an an
 MOST_CHARS = 1 << 20
 _ALIASES = {"psssword": "password", "password": "psssword", "darin": "drain", "drain": "darin"}
 _TRUE, _FALSE = frozenset({"true", "1", "yes", "y", "on", "是"}), frozenset({"false", "0", "no", "n", "off", "否"})
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,1000}\Z")
+_MOST_WHOLE = 10**18 - 1  # what a column of whole numbers holds, and a little less
 _UNSTORABLE = re.compile("[\\0\\ud800-\\udfff]")
 _SAY_SO = frozenset({"instance_planned"})  # texts that tell of a dry run themselves
 
@@ -152,6 +153,7 @@ class Call:
         if not text:
             return default
         number = int(text) if _INTEGER.match(text) else None
+        high = _MOST_WHOLE if high is None and number is not None and number > _MOST_WHOLE else high
         if number is None or (low is not None and number < low) or (high is not None and number > high):
             key = "bad_integer" if number is None else "bad_range"
             raise Refusal(key, field=name, value=text[:80], allowed=_bounds(low, high))

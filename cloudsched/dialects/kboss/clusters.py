@@ -69,13 +69,25 @@ def delete(call: Call) -> Answer:
     begun = centre_clusters.delete(cluster, force=call.boolean("force"), actor=call.actor, dry_run=call.dry_run)
     data = {"id": cluster.key, **({"cancelled": list(begun.stopped)} if begun.stopped else {})}
     if call.dry_run:
-        return ok(call, "cluster_deleted", {"id": cluster.key})
+        return _removal_planned(call, cluster, data)
     if begun.stopped and call.boolean("async"):
         return ok(call, "cluster_cancelled", {**data, "operation": begun.operation, "ready": 0})
     answer = _waited(call, begun, "cluster_deleted", data)
     left = centre_clusters.left_of(begun.operation) if answer.status and not call.boolean("async") else []
     left = [words.told(one, call.language) for one in left]
     return ok(call, "cluster_deleted_left", {**data, "left": left}, left="; ".join(left)) if left else answer
+
+
+def _removal_planned(call: Call, cluster: Cluster, data: dict[str, Any]) -> Answer:
+    """What taking a cluster apart would cancel, and which hosts and instances it would touch."""
+    hosts = centre_clusters.hosts_in(cluster)
+    instances = centre_clusters.count_instances(cluster)
+    data |= {"hosts": [{"id": host.key, "name": host.name, "ip": host.ip, "role": host.role} for host in hosts],
+             "instances": instances}
+    said = [call.say("cluster_would_cancel", operations=", ".join(map(str, data["cancelled"])))] if "cancelled" in data else []
+    said += [call.say("cluster_would_clean", hosts=", ".join(host.name for host in hosts))] if hosts else []
+    said += [call.say("cluster_would_delete", count=instances)] if instances else []
+    return ok(call, "cluster_removal_planned", data, plan="; ".join(said)) if said else ok(call, "cluster_deleted", data)
 
 
 def new_worker(call: Call) -> Answer:
@@ -201,6 +213,10 @@ register_texts({
     "cluster_planned": ("操作可行", "this can be done"),
     "cluster_changed": ("更新算力集群成功", "cluster updated"),
     "cluster_deleted": ("移除算力集群成功", "cluster removed"),
+    "cluster_removal_planned": ("移除算力集群: {plan}", "removing the cluster: {plan}"),
+    "cluster_would_cancel": ("将取消操作 {operations}", "operations {operations} would be cancelled"),
+    "cluster_would_clean": ("将清理并释放设备 {hosts}", "these hosts would be taken apart and set free: {hosts}"),
+    "cluster_would_delete": ("将删除 {count} 个资源实例", "{count} resource instances would be deleted"),
     "worker_added": ("新增工作节点成功", "worker added"),
     "worker_removed": ("移除工作节点成功", "worker removed"),
     "node_switched": ("切换节点状态成功", "node switched"),

@@ -93,15 +93,15 @@ def remove(call: Call) -> Answer:
     """Take an instance away with everything of it."""
     key = call.required("id").strip()
     gone = instances.remove(key, scope=call.scope, actor=call.actor, settings=call.settings, dry_run=call.dry_run)
+    if call.dry_run:
+        gone = [{**one, "action": call.say("instance_would_go")} for one in gone]
     return ok(call, "instance_removed", {"id": key}, more={"objects": gone})
 
 
 @_told
 def stop(call: Call) -> Answer:
     """Nothing of an instance runs any more; its data stays."""
-    found = instances.find(_key(call), scope=call.scope)
-    if not call.dry_run:
-        found = instances.stop(found.key, scope=call.scope, actor=call.actor, settings=call.settings)
+    found = instances.stop(_key(call), scope=call.scope, actor=call.actor, settings=call.settings, dry_run=call.dry_run)
     return ok(call, "instance_stopped", {"id": found.key, "state": found.state})
 
 
@@ -255,6 +255,7 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
                          "resource instance updated; look at the live dashboard in 10 seconds"),
     "instance_removed": ("级联删除集群资源成功,请10秒后查看实时资源实例面板",
                          "resource instance deleted with everything of it; look at the live dashboard in 10 seconds"),
+    "instance_would_go": ("将删除", "would be deleted"),
     "instance_planned": ("参数校验通过, 未执行任何操作", "everything is right; nothing was done"),
     "instance_stopped": ("资源实例已停止", "resource instance stopped"),
     "instance_started": ("资源实例已启动", "resource instance started"),

@@ -167,13 +167,11 @@ def budgets(call: Call) -> Answer:
 
 
 def set_budget(call: Call) -> Answer:
-    """What an organisation may spend in a month; a blank amount: no limit."""
-    if not call.given("amount"):
-        raise Refusal("missing", field="amount")
+    """What an organisation may spend in a month; a blank amount: no limit. What is not said stays as it is."""
     org = call.required("orgid", "missing_org").strip()
     found = metering.set_budget(
-        org, amount=call.text("amount"), warn_percent=call.integer("warn", 80, low=1, high=100) or 80,
-        hard=call.boolean("hard", True), stop=call.boolean("stop"), actor=call.actor, dry_run=call.dry_run)
+        org, amount=call.text("amount"), warn_percent=call.integer("warn", low=1, high=100), hard=_truth(call, "hard"),
+        stop=_truth(call, "stop"), actor=call.actor, dry_run=call.dry_run)
     return ok(call, "budget_set", _budget(found))
 
 
@@ -184,6 +182,11 @@ def _centre(call: Call, *, own: bool = False) -> Centre:
 
 def _given(call: Call, name: str, default: str = "") -> str:
     return (call.text(name, most=4096) or "").strip() or default
+
+
+def _truth(call: Call, name: str) -> bool | None:
+    """A truth; None for one that was not said."""
+    return call.boolean(name) if (call.text(name) or "").strip() else None
 
 
 def _resources(call: Call) -> Any:
@@ -328,6 +331,12 @@ register_texts({
     "budget_set": ("设置预算成功", "budget set"),
     "budget_spent": ("组织 {org} {month} 的预算已用完 (预算: {amount}元, 已用: {spent}元), 不能新增资源实例",
                      "the budget of {org} for {month} is spent (budget: {amount} yuan, spent: {spent} yuan): nothing new starts"),
+    "budget_spent_start": ("组织 {org} {month} 的预算已用完 (预算: {amount}元, 已用: {spent}元), 预算不允许启动资源实例",
+                           "the budget of {org} for {month} is spent (budget: {amount} yuan, spent: {spent} yuan): it does not "
+                           "allow starting the instance"),
+    "budget_spent_more": ("组织 {org} {month} 的预算已用完 (预算: {amount}元, 已用: {spent}元), 预算不允许增加资源实例的用量",
+                          "the budget of {org} for {month} is spent (budget: {amount} yuan, spent: {spent} yuan): it does not "
+                          "allow the instance to use more"),
     "missing_org": ("无组织ID", "no organisation id (orgid)"),
 })
 

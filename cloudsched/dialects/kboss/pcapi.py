@@ -36,9 +36,10 @@ def kind_of(call: Call, *, default: str = "") -> str:
 def new_cluster(call: Call) -> Answer:
     """A host becomes the controller of a new cluster."""
     kind, access, options = kind_of(call), access_of(call), _options(call)
+    role = call.word("role", ("master", "controller"), "master") or "master"
     if call.dry_run:
         return _planned(call, centre_calls.plan(access, worker=False, kind=kind, options=options))
-    begun = _here(call).new_cluster(access, kind=kind, role=call.text("role") or "master", actor=call.actor,
+    begun = _here(call).new_cluster(access, kind=kind, role=role, actor=call.actor,
                                     options=options, reference=_reference(call))
     return _installed(call, begun)
 
@@ -46,16 +47,18 @@ def new_cluster(call: Call) -> Answer:
 def new_worker(call: Call) -> Answer:
     """A host becomes a worker of the cluster that the join command names."""
     kind, access, options, join = kind_of(call), access_of(call), _options(call), call.required("join_command")
+    role = call.word("role", ("worker",), "worker") or "worker"
     if call.dry_run:
         return _planned(call, centre_calls.plan(access, worker=True, kind=kind, options=options, join_command=join))
-    begun = _here(call).new_worker(access, kind=kind, role=call.text("role") or "worker", join_command=join, actor=call.actor,
+    begun = _here(call).new_worker(access, kind=kind, role=role, join_command=join, actor=call.actor,
                                    options=options, reference=_reference(call))
     return _installed(call, begun)
 
 
 def take_apart(call: Call) -> Answer:
     """What made a host part of a cluster is taken off it."""
-    kind, access, options, role = kind_of(call), access_of(call), _options(call), call.text("role") or ""
+    kind, access, options = kind_of(call), access_of(call), _options(call)
+    role = call.word("role", ("master", "controller", "worker"), "") or ""
     if call.dry_run:
         return _planned(call, centre_calls.plan_apart(access, kind=kind, role=role, options=options))
     begun = _here(call).take_apart(access, kind=kind, role=role, actor=call.actor, options=options, reference=_reference(call))

@@ -20,6 +20,8 @@ _MOST_CHARS, _DEEPEST = 2000, 8
 _HAN = re.compile("[\u3400-\u9fff]")
 _HAN_RUN = re.compile("(?<!['\u3400-\u9fff])[\u3400-\u9fff]+(?!['\u3400-\u9fff])")
 _ENGLISH = re.compile(r"[A-Za-z][A-Za-z'’]*(?: [A-Za-z][A-Za-z'’]*){2}")
+# What programs put before what they say: it belongs to that.
+_SPEAKER = re.compile(r"(?:s(?:batch|run|queue|info|control|cancel|acct)|slurm\w*|munge\w*|kube\w+|[a-z]+_\w+|error|fatal)\Z")
 _QUOTED = re.compile("「[^「」]*」")
 _INSIDE = ("why", "rest", "allowed")
 # What stands in braces, where it is not just any text: numbers, one word, a value with the field it was given for.
@@ -101,7 +103,10 @@ def _in_pieces(text: str, depth: int) -> str | None:
         return f"{_chinese(what, depth + 1)} (允许: {_chinese(allowed, depth + 1)})"
     prefix, colon, rest = text.partition(": ")
     if colon and rest and (" " not in prefix or _is_told(prefix, depth)):
-        return f"{_chinese(prefix, depth + 1)}: {_chinese(rest, depth + 1)}"
+        said = _chinese(rest, depth + 1)
+        if _SPEAKER.match(prefix) and said == f"「{rest}」":
+            return f"「{text}」"
+        return f"{_chinese(prefix, depth + 1)}: {said}"
     parts = text.split("; ")
     if len(parts) > 1 and any(_is_told(part, depth) for part in parts):
         return "; ".join(_chinese(part, depth + 1) for part in parts)

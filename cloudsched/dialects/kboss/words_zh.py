@@ -104,6 +104,9 @@ ALLOWED: tuple[tuple[str, str], ...] = (
      "凭证中的文本, 选项中的路径, 或 in_cluster=true"),
     ("a map with clusters, users and contexts", "含 clusters, users, contexts 的映射"),
     ("{name}-data, or the path of the kubeconfig in the options", "{name}-data, 或选项中kubeconfig的路径"),
+    ("token, or the path of the kubeconfig in the options", "token, 或选项中kubeconfig的路径"),
+    ("second, minute, hour, day, week, month", "秒, 分钟, 小时, 天, 周, 月"), ("second, minute, hour, day", "秒, 分钟, 小时, 天"),
+    ("yuan, jiao, fen", "元, 角, 分"),
     ("maps with apiVersion, kind and metadata", "含 apiVersion, kind, metadata 的映射"),
 )
 # A kubeconfig, manifests.
@@ -112,6 +115,8 @@ KUBERNETES: tuple[tuple[str, str], ...] = (
     ("the user of the context runs a program ({program}); use a token or a certificate, or set the option "
      "allow_exec=true if you trust it",
      "该上下文的用户要运行程序 ({program}): 请改用令牌或证书, 信任时设置选项 allow_exec=true"),
+    ("the user of the context runs a program ({program}); use a token or a certificate",
+     "该上下文的用户要运行程序 ({program}): 请改用令牌或证书"),
     ("a client certificate and its key come together", "客户端证书和密钥必须同时给出"),
     ("is not a kubeconfig", "不是kubeconfig"), ("the kubeconfig has no current context", "kubeconfig没有当前上下文"),
     ("there is no context {name} in the kubeconfig", "kubeconfig中没有上下文 {name}"),
@@ -304,6 +309,8 @@ CENTRES: tuple[tuple[str, str], ...] = (
     ("the centre does it as its operation {number}", "算力中心以操作 {number} 执行"),
     ("join command and kubeconfig are kept, sealed", "加入凭证和kubeconfig已加密保存"),
     ("not wanted (centres.batch_clouds)", "不需要 (centres.batch_clouds)"), ("it is one already", "已注册"),
+    ("no workers yet", "还没有工作节点"), ("verified again when one joins", "有节点加入时再次检查"),
+    ("submission", "试提交"), ("not reached within {seconds} s: {why}", "{seconds} 秒内未能连接: {why}"),
     ("not registered for the batch queue: {why}", "未能注册到批处理队列: {why}"),
     ("cloud {name}, disabled: {why}", "云 {name}, 已停用: {why}"),
     ("cloud {name} stays disabled: {why}", "云 {name} 仍停用: {why}"), ("cloud {name} is enabled", "云 {name} 已启用"),

@@ -54,7 +54,7 @@ def open_access(place: Place, options: Options) -> Access:
         return _in_cluster()
     text = place.credentials.get("kubeconfig", "")
     if text:
-        return _from_text(text, options, folder=None, state_dir=place.state_dir)
+        return _from_text(text, options, folder=None, state_dir=place.state_dir, chosen="allow_exec" in place.options)
     if not options.kubeconfig:
         raise Invalid.at(FIELD, "is missing", "its text in the credentials, its path in the options, or in_cluster=true")
     path = Path(options.kubeconfig).expanduser()
@@ -67,7 +67,8 @@ def open_access(place: Place, options: Options) -> Access:
     return _from_text(text, options, folder=path.parent, state_dir=place.state_dir)
 
 
-def _from_text(text: str, options: Options, *, folder: Path | None, state_dir: str) -> Access:
+def _from_text(text: str, options: Options, *, folder: Path | None, state_dir: str, chosen: bool = False) -> Access:
+    """`chosen`: whether programs may run was decided already, and whoever gave the text has no options."""
     config = _parsed(text)
     context = _context(config, options.context)
     cluster, user = _named(config, "cluster", context), _named(config, "user", context)
@@ -77,13 +78,16 @@ def _from_text(text: str, options: Options, *, folder: Path | None, state_dir: s
         raise Invalid.at(FIELD, "the cluster of the context has no server", "https://host:port")
     programs = [one for one in _PROGRAMS if user.get(one)]
     if programs and not options.allow_exec:
+        if chosen:
+            raise Invalid.at(FIELD, f"the user of the context runs a program ({programs[0]}); use a token or a certificate")
         raise Invalid.at(FIELD, f"the user of the context runs a program ({programs[0]}); use a token or a certificate, "
                          "or set the option allow_exec=true if you trust it")
     if folder is None:
         named = [one for sort, part in (("cluster", cluster), ("user", user)) for one in _FILES[sort] if part.get(one)]
         if named:
+            instead = "token" if named[0] == "tokenFile" else f"{named[0]}-data"
             raise Invalid.at(FIELD, f"given as text it cannot name files of the server ({named[0]})",
-                             f"{named[0]}-data, or the path of the kubeconfig in the options")
+                             instead if chosen else f"{instead}, or the path of the kubeconfig in the options")
     if programs:
         return _through_program(config, options, namespace=namespace, server=server, state_dir=state_dir)
     return _through_data(cluster, user, namespace=namespace, server=server, folder=folder)

@@ -139,12 +139,21 @@ def host_named(cluster: Cluster, name: str) -> Host:
     raise refused(NotFound, "no_node", f"cluster {cluster.name} has no node {name}", name=cluster.name, node=name)
 
 
+def hosts_in(cluster: Cluster) -> list[Host]:
+    """The hosts of a cluster that are there, the controller last."""
+    members = sorted(clusters.members(cluster.id), key=lambda row: row[1] == MASTER)
+    return [host for node_id, *_ in members if (host := store.host_of_node(node_id)) is not None and host.removed_at is None]
+
+
 def of_operation(operation: Mapping[str, Any], *, scope: str | None = None) -> Cluster:
     """The cluster that an operation of a centre (as `operations.one` answers it) is about. Raises NotFound."""
     cluster = clusters.get(operation["subject_id"] or 0) if operation["subject_kind"] == "cluster" else None
-    if cluster is None:
-        raise refused(NotFound, "no_operation", f"there is no operation {operation['id']}", id=operation["id"])
-    return find(cluster.key, scope=scope)
+    try:
+        if cluster is not None:
+            return find(cluster.key, scope=scope)
+    except NotFound:
+        pass  # what is another organisation's is told of in no other words than what is not there
+    raise refused(NotFound, "no_operation", f"there is no operation {operation['id']}", id=operation["id"])
 
 
 # making and changing
@@ -178,8 +187,8 @@ def new(centre: Centre, host: Host, *, kind: str, name: str, enable_date: str = 
 def change(cluster: Cluster, values: Mapping[str, str], *, actor: str, dry_run: bool = False) -> Cluster:
     """Change `name`, `enable_date`, `export_date` of a cluster. Raises Invalid, Conflict."""
     centre, spec = centre_of(cluster), spec_of(cluster)
-    begins = checked_date("enable_date", values.get("enable_date"), spec["enable_date"])
-    ends = checked_date("export_date", values.get("export_date"), spec["export_date"])
+    begins = checked_date("enable_date", values.get("enable_date"), spec.get("enable_date") or centres.today())
+    ends = checked_date("export_date", values.get("export_date"), spec.get("export_date") or LAST_DAY)
     in_order("enable_date", begins, "export_date", ends)
     title = checked_name("name", values["name"]) if values.get("name") else cluster.name
 
@@ -187,7 +196,7 @@ def change(cluster: Cluster, values: Mapping[str, str], *, actor: str, dry_run: 
         at = clock.now()
         _name_free(centre, title, cluster.key)
         new_spec = {**spec, "enable_date": begins, "export_date": ends}
-        if ends != spec["export_date"]:
+        if ends != spec.get("export_date"):
             new_spec.pop("expiry_noted", None)
         clusters.update(tx, cluster.id, name=title, spec=json.dumps(new_spec))
         store.note(tx, "centre.cluster_change", ("cluster", cluster.id), at=at, actor=actor, org=centre.org, id=cluster.key,

@@ -84,6 +84,8 @@ def _made_cloud(told: Told) -> str:
     assert made is not None
     write(lambda tx: clusters.update(tx, told.cluster.id, made_cloud_id=made.id, event="cluster.cloud", at=clock.now(),
                                      actor=told.actor, note={"cloud": name}))
+    if checks_failed and told.cluster.kind == "slurm" and not workers(told.cluster.id):
+        return f"cloud {name}, disabled: no workers yet; verified again when one joins"
     return f"cloud {name}, disabled: {checks_failed}"[:400] if checks_failed else f"cloud {name}"
 
 

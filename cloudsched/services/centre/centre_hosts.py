@@ -25,11 +25,13 @@ from cloudsched.services.centre.centres import (
     checked_date,
     checked_name,
     find,
+    host_taken,
     in_order,
     needs_secret,
     new_key,
     refused,
     resealed,
+    same_executor,
     slug,
     today,
     wrong,
@@ -37,6 +39,7 @@ from cloudsched.services.centre.centres import (
 from cloudsched.settings import Settings
 from cloudsched.store import centres as store
 from cloudsched.store import clouds, clusters, nodes
+from cloudsched.store import parts as books
 from cloudsched.store.centres import IDLE, OCCUPIED, Centre, Host
 from cloudsched.store.db import Row, Tx
 
@@ -87,7 +90,7 @@ def add(centre: Centre, values: Mapping[str, Any], *, actor: str, settings: Sett
 
     def insert(tx: Tx) -> Host:
         at = clock.now()
-        _address_free(centre, columns, None)
+        _address_free(tx, centre, columns, None, settings)
         node_id = _insert_node(tx, centre, columns, at=at, actor=actor)
         store.insert(tx, "centre_host", {**columns, "key": key, "node_id": node_id, "centre_key": centre.key, "created_at": at,
                                          "updated_at": at})
@@ -114,7 +117,7 @@ def change(host: Host, values: Mapping[str, Any], *, actor: str, settings: Setti
         for name in (*_ADDRESS, "adminuser"):
             if columns[name] != getattr(now, name):
                 needs_secret("adminpwd", name, values.get("adminpwd"), now.adminpwd)
-        _address_free(centre, columns, host)
+        _address_free(tx, centre, columns, host, settings)
         if not store.update(tx, "centre_host", host.id, **columns, updated_at=at,
                             where="cluster_key = ? AND node_status = ?", args=(host.cluster_key, host.node_status)):
             raise refused(Conflict, "host_changed", f"host {host.name} was changed meanwhile", name=host.name)
@@ -242,11 +245,17 @@ def _count(tx: Tx, centre: Centre, *, at: float, by: int) -> None:
                       max_slots=max(cloud.max_slots + by, 0))
 
 
-def _address_free(centre: Centre, columns: Mapping[str, Any], host: Host | None) -> None:
-    known = store.host_at(centre.key, columns["ip"], columns["sshport"])
-    if known is not None and (host is None or known.key != host.key):
-        raise refused(Conflict, "host_exists", f"host {known.name} of this centre has the address {known.ip}:{known.sshport}",
-                      name=known.name, address=f"{known.ip}:{known.sshport}")
+def _address_free(tx: Tx, centre: Centre, columns: Mapping[str, Any], host: Host | None, settings: Settings) -> None:
+    """One executor installs on a machine for one centre alone. Raises Conflict."""
+    if host is not None and all(columns[name] == getattr(host, name) for name in _ADDRESS):
+        return
+    books.lock(tx)  # nobody else takes the address in another centre meanwhile
+    for known in store.hosts_at(columns["ip"], columns["sshport"]):
+        if known.centre_key == centre.key:
+            raise refused(Conflict, "host_exists", f"host {known.name} of this centre has the address {known.ip}:{known.sshport}",
+                          name=known.name, address=f"{known.ip}:{known.sshport}")
+        if same_executor(find(known.centre_key), centre, settings):
+            raise host_taken(centre, known)
 
 
 def _columns(values: Mapping[str, Any], known: Host | None, settings: Settings) -> dict[str, Any]:
@@ -303,9 +312,9 @@ def _word(field: str, value: Any, allowed: tuple[str, ...]) -> str:
 
 def _whole(field: str, value: Any, low: int, high: int) -> int:
     text = str(value).strip() or "0"
-    number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,15}", text) else None
-    if isinstance(value, bool) or number is None or not low <= number <= high:
-        raise wrong(field, text[:40], "bad_integer", allowed=f"{low}..{high}")
+    number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,1000}", text) and not isinstance(value, bool) else None
+    if number is None or not low <= number <= high:
+        raise wrong(field, text[:40], "bad_integer" if number is None else "bad_range", allowed=f"{low}..{high}")
     return number
 
 

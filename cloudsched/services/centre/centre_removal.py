@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from cloudsched import clock
+from cloudsched.drivers.installing.job import Step
 from cloudsched.errors import CloudschedError, Conflict
 from cloudsched.services import operations, pool_clouds
 from cloudsched.services.centre import centre_clusters as cc
@@ -16,7 +19,9 @@ from cloudsched.store.centres import Host
 from cloudsched.store.db import Tx, write
 from cloudsched.store.moves import move
 
-STOP_LIMIT_S = 60.0
+STOP_LIMIT_S = 30.0
+# With force a host that was not reached so long after the removal was asked for is left; it is given some time in any case.
+REACH_LIMIT_S, REACH_LEAST_S = 60.0, 20.0
 
 
 def remove_node(told: Told) -> str:
@@ -55,12 +60,27 @@ def wait_apart(told: Told) -> Later | str:
 
 
 def _waited_apart(told: Told, host: Host) -> Later | str:
+    part = f"apart:{host.key}"
     try:
-        return waited(told, f"apart:{host.key}")
+        said = waited(told, part)
+        return _unreached(told, host, part, said.detail) or said if told.force and isinstance(said, Later) else said
     except CloudschedError as error:
         if not told.force:
             raise
         return f"{host.name} {cc.LEFT}: {error.message}"
+
+
+def _unreached(told: Told, host: Host, part: str, detail: str) -> str:
+    """A host that hangs is not waited for beyond a limit, however long each try takes; nothing for one that was reached."""
+    where, colon, why = detail.partition(": ")
+    number, asked_at = store.begun_at(told.reference(part) + "*")
+    until = max(told.work.operation.created_at + REACH_LIMIT_S, asked_at + REACH_LEAST_S)
+    if where != Step.LOOK or not colon or clock.now() < until:
+        return ""
+    with suppress(CloudschedError):  # it is not reached: that it goes on trying does no harm
+        told.executor.call(CANCEL, {"id": number, "actor": told.actor})
+    late = f"not reached within {REACH_LIMIT_S:.0f} s: {why}"
+    return f"{host.name} {cc.LEFT}: {late}"
 
 
 def worker_gone(told: Told) -> str:
@@ -155,8 +175,7 @@ def leave_queue(told: Told) -> Later | str:
 
 def _hosts(told: Told) -> list[Host]:
     """Workers first, the controller last."""
-    members = sorted(clusters.members(told.cluster.id), key=lambda row: row[1] == cc.MASTER)
-    return [host for node_id, *_ in members if (host := store.host_of_node(node_id)) is not None and host.removed_at is None]
+    return cc.hosts_in(told.cluster)
 
 
 def ask_all_apart(told: Told) -> str:

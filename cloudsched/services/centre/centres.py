@@ -26,8 +26,8 @@ from cloudsched.store.moves import move
 
 __all__ = [
     "ALPHABET", "KEY_CHARS", "LAST_DAY", "Centre", "add", "attempt", "change", "checked_date", "checked_name", "find",
-    "in_order", "is_local", "listed", "needs_secret", "new_key", "opened", "refused", "remove", "resealed", "seal",
-    "shown_time", "slug", "today", "wrong"]
+    "host_taken", "in_order", "is_local", "listed", "needs_secret", "new_key", "opened", "refused", "remove", "resealed",
+    "same_executor", "seal", "shown_time", "slug", "today", "wrong"]
 T = TypeVar("T")
 E = TypeVar("E", bound=CloudschedError)
 
@@ -160,6 +160,19 @@ def is_local(centre: Centre, settings: Settings) -> bool:
     return listener is not None and parts.port == listener.port and (parts.hostname or "") in own and parts.path in ("", "/")
 
 
+def same_executor(one: Centre, other: Centre, settings: Settings) -> bool:
+    """Do the same executor's hands reach the hosts of both? Where this server serves them, or their URL is the same."""
+    return _executor(one, settings) == _executor(other, settings)
+
+
+def _executor(centre: Centre, settings: Settings) -> str:
+    if is_local(centre, settings):
+        return ""
+    parts = urlsplit(centre.pcapi_url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"{parts.scheme}://{(parts.hostname or '').rstrip('.')}:{port}{parts.path.rstrip('/')}"
+
+
 # centres
 
 
@@ -206,6 +219,8 @@ def change(centre: Centre, values: Mapping[str, str], *, actor: str, settings: S
         _name_free(columns["name"], centre.org, centre.key)
         noted = centre.expiry_noted if columns["expire_date"] == centre.expire_date else ""
         store.update(tx, "centre", centre.id, **columns, expiry_noted=noted, updated_at=at)
+        if _place(columns["pcapi_url"]) != _place(centre.pcapi_url):
+            _hosts_free(find(centre.key), settings)
         clouds.update(tx, centre.cloud_id, at=at, event="cloud.change", actor=actor, note={"changed": ["title", "address"]},
                       title=columns["name"], address=columns["pcapi_url"])
         changed = sorted(name for name, value in columns.items() if value != getattr(centre, name))
@@ -251,6 +266,24 @@ def _check_led_elsewhere(known: Centre, columns: Mapping[str, str], given: str |
     if not admin and any(_content(known)):
         raise refused(Forbidden, "centre_led_elsewhere", f"another {changed[0]} of a compute centre that has hosts or clusters "
                       "needs the role admin", field=changed[0], name=known.name)
+
+
+def _hosts_free(centre: Centre, settings: Settings) -> None:
+    """No machine is twice at one executor. Raises Conflict when another URL would make it so."""
+    others = [one.key for one in store.all_centres() if one.key != centre.key and same_executor(one, centre, settings)]
+    found = store.host_of_both(centre.key, others)
+    if found is not None:
+        raise host_taken(centre, found[1])
+
+
+def host_taken(centre: Centre, known: store.Host) -> Conflict:
+    """A host of another centre stands in the way; whose it is, only its own organisation is told."""
+    address = f"{known.ip}:{known.sshport}"
+    other = find(known.centre_key)
+    if other.org == centre.org:
+        return refused(Conflict, "host_exists_there", f"host {known.name} of the centre {other.name} has the address {address}",
+                       name=known.name, centre=other.name, address=address)
+    return refused(Conflict, "host_taken", f"another host of this executor has the address {address}", address=address)
 
 
 def _place(url: str) -> str:

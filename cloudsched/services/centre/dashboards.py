@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from cloudsched import clock
 from cloudsched.domain.instances import names_of
 from cloudsched.drivers.base import DriverError
-from cloudsched.errors import CloudschedError, Invalid, NotFound
-from cloudsched.services.centre import instance_objects, instance_places
+from cloudsched.errors import CloudschedError, Invalid
+from cloudsched.services.centre import centre_clusters, instance_objects, instance_places
 from cloudsched.services.centre.centre_calls import register_verb
-from cloudsched.services.centre.centres import refused
 from cloudsched.settings import Settings
 
 if TYPE_CHECKING:
@@ -106,10 +105,10 @@ def of_cluster(key: str, what: str, settings: Settings, *, centre_key: str = "",
 
     `scope`: another organisation than the centre's own sees the pods of its instances alone, and no nodes.
     """
+    # Before anything is said of it: whoever may not see it is not told how it is.
+    centre_clusters.find(key, centre_key=centre_key, scope=scope if what == NODES else None)
     place = instance_places.of_cluster(key, settings, kind="")
     foreign = scope is not None and place.centre.org != scope
-    if centre_key not in ("", place.centre.key) or (foreign and what == NODES):
-        raise refused(NotFound, "no_cluster", f"there is no cluster {key}", id=key)
     found = _of_place(place, what)
     if not foreign:
         return found

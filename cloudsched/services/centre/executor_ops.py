@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cloudsched import clock
 from cloudsched import settings as settings_module
 from cloudsched.drivers.base import AUTH, DriverError
 from cloudsched.drivers.installing import given, kubeadm, slurm
@@ -44,6 +45,7 @@ from cloudsched.store.db import write
 POLL_S = 1.0
 AGAIN_S = 5.0
 TRIES_MOST = 12  # of a host that is out of reach
+APART_AWAY_S = 45.0  # so long after its first silence a host that is to be taken apart is asked again: with the tries, a minute
 TEMPORARY_MOST = 4  # of a script that says it may go well later
 OTHERS_AT_ONCE = 16
 OTHERS_S = 60.0
@@ -194,13 +196,20 @@ class _Run:
         try:
             said = _SPECIAL.get(step, _Run._scripts)(self, step)
         except DriverError as error:
-            if not error.transient or self._tried("reach") >= TRIES_MOST:
+            if not error.transient or self._given_up():
                 raise
             return Later(AGAIN_S, error.message)
         if self.state["tries"].get("reach"):
             self.state["tries"]["reach"] = 0
+            self.state.pop("away_since", None)
             self._save()
         return said
+
+    def _given_up(self) -> bool:
+        """Was a host that is out of reach asked often enough, and for one that is to be taken apart, long enough?"""
+        since = self.state.setdefault("away_since", clock.now())
+        long_enough = self.job.action == TAKE_APART and clock.now() - since >= APART_AWAY_S
+        return self._tried("reach") >= TRIES_MOST or long_enough
 
     def _scripts(self, step: Step) -> Later | str | None:
         """All scripts of the step, one after the other; None when there is nothing to do."""

@@ -95,7 +95,7 @@ class _Api:
 
     def __init__(self, kubeconfig: str) -> None:
         self._driver: KubernetesDriver = make_driver(
-            Place("cluster", "Kubernetes", {"timeout_s": 30}, credentials={"kubeconfig": kubeconfig}))
+            Place("cluster", "Kubernetes", {"timeout_s": 30, "allow_exec": False}, credentials={"kubeconfig": kubeconfig}))
 
     def nodes(self) -> list[dict[str, str]]:
         return [rows.node_row(one) for one in self._sorted("Node")]

@@ -92,8 +92,8 @@ def open_cluster(kubeconfig: str, settings: Settings) -> KubernetesDriver:
 
     if not kubeconfig.strip():
         raise Invalid.at("kubeconfig", "is missing", "the text of a kubeconfig")
-    return make(Place("centre", "Kubernetes", {"timeout_s": _REQUEST_LIMIT_S}, credentials={"kubeconfig": kubeconfig},
-                      state_dir=settings.state.dir))
+    options = {"timeout_s": _REQUEST_LIMIT_S, "allow_exec": False}
+    return make(Place("centre", "Kubernetes", options, credentials={"kubeconfig": kubeconfig}, state_dir=settings.state.dir))
 
 
 # -- apply -----------------------------------------------------------------------------------------------------
@@ -107,7 +107,11 @@ def apply(cluster: KubernetesDriver, names: Names, spec: Spec, password: str, *,
     revision = _revision(cluster, names, spec, password)
     owner = manifests.base(names, spec, password, revision=revision)
     wanted = manifests.rest(names, spec, revision=revision, stopped=stopped)
-    done = _made(cluster, owner, wanted, names, deadline)
+    try:
+        done = _made(cluster, owner, wanted, names, deadline)
+    except DriverError:
+        _check_node_port(cluster, names, spec)  # somebody may have taken it meanwhile
+        raise
     _grow_claims(cluster, names, spec)
     done += _prune(cluster, names, spec, [*owner, *wanted], deadline)
     service = cluster.get("Service", names.service, namespace=names.namespace) or {}

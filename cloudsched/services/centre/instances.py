@@ -107,8 +107,9 @@ def change(key: str, given: Mapping[str, Any], *, scope: str | None, actor: str,
     return carry_out(changed, place, actor=actor, settings=settings)
 
 
-def stop(key: str, *, scope: str | None, actor: str, settings: Settings, reason: str = "") -> Instance:
-    """Nothing of it runs any more; its data stays, and the disks it holds. Raises NotFound, Conflict, NotDone."""
+def stop(key: str, *, scope: str | None, actor: str, settings: Settings, reason: str = "", dry_run: bool = False) -> Instance:
+    """Nothing of it runs any more; its data stays, and the disks it holds. Raises NotFound, Conflict, NotDone. A dry run answers
+    the instance as it is."""
     found = find(key, scope=scope)
     if found.state == "stopped":
         return found
@@ -120,8 +121,8 @@ def stop(key: str, *, scope: str | None, actor: str, settings: Settings, reason:
                           reason=reason, not_before=clock.now() + LEASE_S):
             raise _busy(found)
 
-    write(begin)
-    return carry_out(_row(found.id), place, actor=actor, settings=settings)
+    centres.attempt(begin, dry_run=dry_run)
+    return found if dry_run else carry_out(_row(found.id), place, actor=actor, settings=settings)
 
 
 def follow_nodes(found: Instance, nodes: int, *, actor: str) -> bool:
@@ -150,14 +151,29 @@ def remove(key: str, *, scope: str | None, actor: str, settings: Settings, dry_r
     Raises NotFound, Conflict while it is on its way into the cluster, NotDone with what is left (it is tried again).
     """
     found = find(key, scope=scope)
+    if found.state == "wanted" and found.not_before > clock.now():
+        raise _busy(found)
     if dry_run:
-        return [{"kind": one["kind"], "name": one["metadata"]["name"], "action": "dry run"}
-                for one in manifests.all_of(found.names, found.wanted, "")]
+        return _would_go(found)
     if found.state != "deleting":
-        if found.state == "wanted" and found.not_before > clock.now():
-            raise _busy(found)
         write(lambda tx: _begin_removal(tx, found, actor=actor))
     return take_away(_row(found.id), actor=actor, settings=settings)
+
+
+def _would_go(found: Instance) -> list[dict[str, str]]:
+    """What a removal would take away, in its order: with the volumes that the stateful set made, and the namespace with the last
+    instance in it."""
+    spec, names = found.wanted, found.names
+    claims = ()  # type: tuple[str, ...]
+    if spec.source_podengine == domain.STATEFUL_SET and spec.storage_gi:
+        claims = tuple(f"data-{names.controller}-{number}" for number in range(spec.pods))
+    made = [(one["kind"], one["metadata"]["name"]) for one in manifests.rest(names, spec)]
+    made += [*(("PersistentVolumeClaim", claim) for claim in claims), ("Secret", names.secret)]
+    made.sort(key=lambda one: manifests.KINDS.index(one[0]))
+    beside = store.listed(cluster=found.cluster_key, org=found.org)[1]
+    if not any(one.namespace == found.namespace and one.key != found.key for one in beside):
+        made += [("ServiceAccount", names.account), ("Namespace", names.namespace)]
+    return [{"kind": kind, "name": name, "action": "dry run"} for kind, name in made]
 
 
 def forget_cluster(tx: Tx, cluster_key: str, *, actor: str, reason: str) -> int:
@@ -308,7 +324,8 @@ def _begin_change(tx: Tx, found: Instance, wanted: Amounts, facts: Mapping[str, 
     held = found.held
     more = _minus(wanted, held)
     if more:
-        metering.check_budget(tx, found.org)
+        begins = found.state in ("stopped", "failed")
+        metering.check_budget(tx, found.org, say="budget_spent_start" if begins else "budget_spent_more")
     books.lock(tx)
     port = int(facts["node_port"])
     if port and store.with_node_port(tx, found.cluster_key, port, but=found.key):

@@ -21,7 +21,7 @@ from cloudsched import clock
 from cloudsched.domain import pricing
 from cloudsched.domain.stock import TYPES, Amount, merged, of_json
 from cloudsched.errors import Conflict, Invalid
-from cloudsched.services.centre.centres import attempt, refused
+from cloudsched.services.centre.centres import attempt, refused, wrong
 from cloudsched.store import events
 from cloudsched.store import metering as store
 from cloudsched.store.db import Row, Tx, current, write
@@ -98,8 +98,9 @@ def tick() -> Ticked:
 # budgets
 
 
-def check_budget(tx: Tx, org: str) -> None:
-    """May an organisation start something new? Raises BudgetSpent when its money of this month is spent and that is a stop."""
+def check_budget(tx: Tx, org: str, *, say: str = "budget_spent") -> None:
+    """May an organisation start something new? Raises BudgetSpent, told by the text `say`, when its money of this month is spent
+    and that is a stop."""
     if store.budget(org) is None:
         return
     store.hold_mark(tx)
@@ -107,7 +108,7 @@ def check_budget(tx: Tx, org: str) -> None:
     if found.budget is not None and found.budget.hard and found.over:
         facts = {"org": org, "month": found.month, "amount": pricing.nano_text(found.budget.amount_nano),
                  "spent": pricing.nano_text(found.spent_nano)}
-        raise refused(BudgetSpent, "budget_spent",
+        raise refused(BudgetSpent, say,
                       "the budget of {org} for {month} is spent: {spent} of {amount} yuan".format(**facts), **facts)
 
 
@@ -117,34 +118,47 @@ def spending(org: str) -> Spending:
         return _spending(tx, org)
 
 
-def set_budget(org: str, *, amount: Any, warn_percent: int = 80, hard: bool = True, stop: bool = False, actor: str,
-               dry_run: bool = False) -> Spending:
-    """What an organisation may spend in a month: `amount` in 元, None or blank for no limit.
+def set_budget(org: str, *, amount: Any = None, warn_percent: int | None = None, hard: bool | None = None,
+               stop: bool | None = None, actor: str, dry_run: bool = False) -> Spending:
+    """What an organisation may spend in a month: `amount` in 元, blank for no limit. What is None stays as it is.
 
-    `warn_percent`: from there on it is noted; `hard`: beyond it nothing new is started; `stop`: what runs is stopped too.
-    Raises Invalid naming the field.
+    `warn_percent` (80 in a new one): from there on it is noted; `hard` (yes): beyond it nothing new is started; `stop` (no):
+    what runs is stopped too. Raises Invalid naming the field.
     """
     if not org:
         raise Invalid.at("orgid", "is missing", "an organisation")
-    if not 1 <= warn_percent <= 100:
+    if warn_percent is not None and not 1 <= warn_percent <= 100:
         raise Invalid.at("warn", f"{warn_percent} is out of range", "1 to 100 percent")
-    if stop and not hard:
-        raise Invalid.at("stop", "what runs cannot be stopped while new instances are allowed", "stop=1 with hard=1")
-    nano = None if amount is None or str(amount).strip() == "" else pricing.nano_of(amount, "amount")
+    blank = amount is not None and str(amount).strip() == ""
+    nano = None if amount is None or blank else pricing.nano_of(amount, "amount")
 
     def change(tx: Tx) -> Spending:
         at = clock.now()
-        if nano is None:
+        if blank:
             store.drop_budget(tx, org)
+            told: dict[str, Any] = {"amount": None}
         else:
-            store.set_budget(tx, {"org": org, "amount_nano": nano, "warn_percent": warn_percent, "hard": int(hard),
-                                  "stop": int(stop), "actor": actor, "updated_at": at})
-        told = None if nano is None else pricing.nano_text(nano)
-        events.append(tx, "budget.set", ("budget", 0), at=at, actor=actor, org=org, amount=told, warn_percent=warn_percent,
-                      hard=hard, stop=stop)
+            given = {"amount_nano": nano, "warn_percent": warn_percent, "hard": hard, "stop": stop}
+            facts = _budget_facts(store.budget(org), given)
+            store.set_budget(tx, {"org": org, **facts, "actor": actor, "updated_at": at})
+            told = {"amount": pricing.nano_text(facts["amount_nano"]), "warn_percent": facts["warn_percent"],
+                    "hard": bool(facts["hard"]), "stop": bool(facts["stop"])}
+        events.append(tx, "budget.set", ("budget", 0), at=at, actor=actor, org=org, **told)
         return _spending(tx, org)
 
     return attempt(change, dry_run=dry_run)
+
+
+def _budget_facts(known: Budget | None, given: Mapping[str, int | None]) -> dict[str, int]:
+    """What was said of a budget, and what it has beside that. Raises Invalid."""
+    new = {"warn_percent": 80, "hard": 1, "stop": 0}
+    kept = {name: getattr(known, name) for name in given} if known is not None else new
+    found = {name: value if value is not None else kept.get(name) for name, value in given.items()}
+    if found["amount_nano"] is None:
+        raise wrong("amount", "is missing", "missing")
+    if found["stop"] and not found["hard"]:
+        raise Invalid.at("stop", "what runs cannot be stopped while new instances are allowed", "stop=1 with hard=1")
+    return {name: int(value) for name, value in found.items() if value is not None}
 
 
 def budgets(org: str | None = None) -> list[Spending]:

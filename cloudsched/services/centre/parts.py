@@ -241,8 +241,8 @@ def _checked(*, kind: str, model: str, unit_price: Any, resource_unit: str, char
         raise Invalid.at("model", f"{model[:40]!r} is no model", f"1 to {MOST_MODEL_CHARS} printable characters")
     unit = resource_unit or HELD[kind]
     unit_factor(kind, unit)
-    pricing.one_of(pricing.CHARGE_S, charge_unit, "charge_unit")
-    pricing.one_of(pricing.YUAN, account_unit, "account_unit")
+    charge_unit = pricing.one_of(pricing.CHARGE_S, charge_unit, "charge_unit")
+    account_unit = pricing.one_of(pricing.YUAN, account_unit, "account_unit")
     return {"type": kind, "model": model.strip(), "unit_price": pricing.a_price(unit_price), "resource_unit": unit,
             "charge_unit": charge_unit, "account_unit": account_unit}
 

@@ -175,10 +175,10 @@ def test_a_host_is_changed_and_removed(api: Api) -> None:
 @pytest.mark.parametrize(("changes", "told"), [
     ({"ip": "300.1.1.1"}, "参数 ip 错误: 300.1.1.1"),
     ({"ip": ""}, "缺少参数: ip"),
-    ({"sshport": "70000"}, "参数 sshport 错误: 70000 不是整数 (允许: 1..65535)"),
+    ({"sshport": "70000"}, "参数 sshport 错误: 70000 超出范围 (允许: 1..65535)"),
     ({"devicetype": "2"}, "参数 devicetype 错误: 2 (允许: 0, 1)"),
     ({"node_status": "busy"}, "参数 node_status 错误: busy (允许: 0, 1)"),
-    ({"cpu_stock": "-1"}, "参数 cpu_stock 错误: -1 不是整数 (允许: 0..100000)"),
+    ({"cpu_stock": "-1"}, "参数 cpu_stock 错误: -1 超出范围 (允许: 0..100000)"),
     ({"gpu_stock": "1.5"}, "参数 gpu_stock 错误: 1.5 不是整数"),
     ({"adminuser": "ro ot"}, "参数 adminuser 错误: ro ot"),
     ({"adminpwd": ""}, "缺少参数: adminpwd"),

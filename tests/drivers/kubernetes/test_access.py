@@ -46,7 +46,7 @@ def test_the_context_and_its_namespace() -> None:
     (config(cluster={"server": "file:///x"}), {}, "has no server"),
     (config(user={"exec": {"command": "sh"}}), {}, r"runs a program \(exec\)"),
     (config(user={"auth-provider": {"name": "gcp"}}), {}, "runs a program"),
-    (config(user={"tokenFile": "/etc/shadow"}), {}, r"cannot name files of the server \(tokenFile\)"),
+    (config(user={"tokenFile": "/etc/shadow"}), {}, r"cannot name files of the server \(tokenFile\).*allowed: token, or"),
     (config(user={"client-key": "/etc/shadow"}), {}, "client-key"),
     (config(cluster={"certificate-authority": "/etc/passwd"}), {}, "certificate-authority"),
     (config(cluster={"server": "https://x", "certificate-authority-data": "x"}), {}, "cannot be read|not base64"),
