@@ -84,7 +84,7 @@ class Site:
     def access(self, host: Sshd) -> Access:
         if self.account is not None:
             return Access(host.address, host.port, self.account.name, self.account.password, host_key=host.host_key())
-        return Access(host.address, host.port, getpass.getuser(), key=str(host.client_key), host_key=host.host_key())
+        return Access(host.address, host.port, getpass.getuser(), key=host.client_key.read_text(), host_key=host.host_key())
 
     def options(self, number: int, **more: Any) -> dict[str, Any]:
         return {"prefix": str(self.hosts[number].folder / "slurm" / "all"), "node_name": f"n{number}",
@@ -391,7 +391,8 @@ def sudoer(site: Site) -> Iterator[Account]:
 def test_without_a_directory_of_its_own(site: Site, systems: list[Sshd], sudoer: Account) -> None:
     """Slurm as Debian has it: its paths, its users, its units; on one host by an account that becomes root by sudo."""
     units = "ForceCommand" in (systems[0].folder / "sshd_config").read_text()
-    first, second = (Access(one.address, one.port, "root", key=str(one.client_key), host_key=one.host_key()) for one in systems)
+    first, second = (Access(one.address, one.port, "root", key=one.client_key.read_text(), host_key=one.host_key())
+                     for one in systems)
     if not units:  # sudo has a path of its own, where the stand-in is not
         second = replace(second, user=sudoer.name, password=sudoer.password, key="")
     site.start()

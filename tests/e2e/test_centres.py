@@ -187,7 +187,7 @@ class Site:
         """A command on the controller."""
         machine = self.machines[0]
         password = self.account.password if self.account is not None else ""
-        access = Access(machine.address, machine.port, self.user, password, "" if password else str(machine.client_key),
+        access = Access(machine.address, machine.port, self.user, password, "" if password else machine.client_key.read_text(),
                         host_key=machine.host_key())
         executor_ops.configure(load({"state": str(self.root / "looking")}, environ={}))
         found = Host(executor_ops.connect(access, sudo=False))

@@ -51,4 +51,4 @@ def done(tmp_state: Path) -> Iterator[Callable[[int], dict[str, Any]]]:
 
 
 def access(server: Sshd) -> Access:
-    return Access(server.address, server.port, getpass.getuser(), key=str(server.client_key), host_key=server.host_key())
+    return Access(server.address, server.port, getpass.getuser(), key=server.client_key.read_text(), host_key=server.host_key())
