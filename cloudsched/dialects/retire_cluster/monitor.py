@@ -44,10 +44,12 @@ class Updates:
         self._looked_at = 0.0
         self._joined: tuple[tuple[int, int], bytes] = ((-1, -1), b"")
 
-    @property
-    def last(self) -> int:
-        """The number of the newest update."""
-        return self._last
+    def begin(self) -> int:
+        """A stream begins: what is heard from now on is for it. The number of the newest update."""
+        with self._lock:
+            if self._since is None:
+                self._since = clock.now()
+            return self._last
 
     def after(self, mark: int, device_id: str | None, now: float) -> tuple[bytes, int]:
         """The updates after a mark as lines of a stream, and the next mark."""
@@ -66,10 +68,7 @@ class Updates:
             return data, self._last
 
     def _look(self) -> None:
-        if self._since is None:
-            self._since = clock.now()
-            return
-        while True:
+        while self._since is not None:
             found = devices.updates(self._since, limit=UPDATES_PAGE)
             for one in found:
                 self._last += 1
@@ -94,7 +93,7 @@ class Monitor:
     def __init__(self, shared: Shared, types: tuple[str, ...], device_id: str | None, start: tuple[int, Gap | None],
                  leave: Leave) -> None:
         self._shared, self._types, self._device_id = shared, types, device_id
-        self._mark, self._leave = shared.updates.last, leave
+        self._mark, self._leave = shared.updates.begin(), leave
         self._position, self._gap = start
 
     def first(self) -> bytes:

@@ -87,7 +87,7 @@ def test_failures_and_cancels(api: Any, device: Any, watch: Callable[..., Watche
 
 def test_devices(api: Any, watch: Callable[..., Watcher], make_device: Callable[..., Any]) -> None:
     stream = watch("/monitor/stream?types=devices")
-    threading.Timer(0.1, lambda: make_device("android-001").beat(cpu_usage=45.2)).start()
+    threading.Timer(0.0, lambda: make_device("android-001").beat(cpu_usage=45.2)).start()
     assert stream.next("device_registered").data["device_id"] == "android-001"
     update = stream.next("device_update")
     assert (update.id, update.data["device_id"], update.data["status"]) == (None, "android-001", "online")
