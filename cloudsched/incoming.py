@@ -1,10 +1,13 @@
-"""How is an HTTP request read below Flask, whatever the dialect? The raw path, the body with a limit, what is made once."""
+"""How is an HTTP request read below Flask, whatever the dialect? The raw path, the body with a limit, what is made once; and
+heads and answers as bytes, where no server stands between."""
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from email.utils import formatdate
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -15,6 +18,7 @@ T = TypeVar("T")
 _SAFE = "/:@!$&'()*+,;=~-._"
 _PIECE = 1 << 16
 _FIELDS_MOST = 32
+_HEAD_KEPT, _HEAD_MOST = 512, 2048
 _FIELD = re.compile(rb"([A-Za-z0-9-]+):([\x20-\x7e\t]*)\Z")
 # Whatever says more about the body, the connection or the answer than is looked at here.
 _UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"trailer", b"te"})
@@ -78,6 +82,48 @@ def plain_fields(lines: bytes) -> dict[bytes, bytes] | None:
         fields[found[1].lower()] = value
     usual = len(fields) <= _FIELDS_MOST and not fields.keys() & _UNUSUAL and fields.get(b"host")
     return fields if usual and fields.get(b"connection", b"keep-alive").lower() == b"keep-alive" else None
+
+
+class Heads(Generic[T]):
+    """What heads of requests say, by their bytes: clients send the same one again and again. `parse`: None for a head that a
+    real server should look at; `most`: how many common ones are kept."""
+
+    def __init__(self, parse: Callable[[bytes], T | None], *, most: int) -> None:
+        self._parse = parse
+        self._most = most
+        self._kept: dict[bytes, T] = {}
+
+    def of(self, raw: bytes) -> tuple[T, int] | None:
+        """What the head at the beginning says, and where the body begins; None without a whole head that is taken."""
+        end = raw.find(b"\r\n\r\n") + 4
+        if not 4 <= end <= _HEAD_MOST:
+            return None
+        key = raw[:end]
+        found = self._kept.get(key) or self._parse(key)
+        if found is None:
+            return None
+        if end <= _HEAD_KEPT:
+            if len(self._kept) >= self._most:
+                self._kept.clear()
+            self._kept[key] = found
+        return found, end
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+_date = 0, ""
+
+
+def answer_bytes(status: str, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
+    """An answer on a connection that stays, its Date added. `headers` hold the length of the body."""
+    global _date
+    second = int(time.time())
+    if _date[0] != second:
+        _date = second, formatdate(second, usegmt=True)
+    lines = [f"HTTP/1.1 {status}", f"Date: {_date[1]}", "Connection: keep-alive",
+             *(f"{name}: {value}" for name, value in headers), "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
 
 
 class Once(Generic[T]):

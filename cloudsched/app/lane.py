@@ -13,20 +13,19 @@ import queue
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable
-from email.utils import formatdate
+from functools import partial
 from io import BytesIO
 from typing import Any, NamedTuple
 
-from cloudsched.incoming import Environ, plain_fields
+from cloudsched.incoming import Environ, Heads, answer_bytes, plain_fields
 
 log = logging.getLogger(__name__)
 
 THREADS, LONG_QUEUE = 4, 64
 BODY_MOST = 8 * 1024
-_HEADS_KEPT, _HEAD_KEPT, _HEAD_MOST = 5000, 512, 2048
-_LINE = re.compile(rb"(POST) (/[A-Za-z0-9/._-]{0,200}) HTTP/1\.1\r\n")
+_HEADS_KEPT = 5000
+_LINE = re.compile(rb"POST (/[A-Za-z0-9/._-]{0,200}) HTTP/1\.1\r\n")
 _BASE: Environ = {
     "wsgi.version": (1, 0), "wsgi.url_scheme": "http", "wsgi.multithread": True, "wsgi.multiprocess": True,
     "wsgi.run_once": False, "wsgi.input_terminated": True, "SCRIPT_NAME": "", "QUERY_STRING": "", "SERVER_PROTOCOL": "HTTP/1.1",
@@ -34,8 +33,8 @@ _BASE: Environ = {
 Send = Callable[[bytes, bool], None]
 Later = Callable[[bytes, str, Send], "int | None"]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
-# Is a request of this method, path and body answered at once?
-Short = Callable[[str, str, bytes], bool]
+# Is a POST to this path with this body answered at once?
+Short = Callable[[str, bytes], bool]
 
 
 class Head(NamedTuple):
@@ -57,13 +56,12 @@ class Lane:
 
     def __init__(self, application: Application, port: str, short: Short, *, before: Later | None = None) -> None:
         self._application = application
-        self._port = port
+        self._name = f"lane-{port}"
         self._short = short
         self._before = before
-        self._heads: dict[bytes, Head] = {}
+        self._heads = Heads(partial(parse, port=port), most=_HEADS_KEPT)
         self._queue: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._threads = 0
-        self._date = 0, ""
 
     def __call__(self, raw: bytes, address: str, answer: Send) -> int | None:
         """Bytes taken of a request whose answer comes later (`answer` is called on another thread); -N: it is one of these
@@ -72,35 +70,27 @@ class Lane:
             return taken
         if raw[:5] != b"POST " or self._queue.qsize() >= LONG_QUEUE:
             return None
-        end = raw.find(b"\r\n\r\n") + 4
-        head = self._head(raw[:end]) if 4 <= end <= _HEAD_MOST else None
-        if head is None:
+        found = self._heads.of(raw)
+        if found is None:
             return None
+        head, end = found
         whole = end + head.length
         if len(raw) < whole:
             return -whole
         body = raw[end:whole]
-        if not self._short("POST", head.environ["RAW_URI"], body):
+        if not self._short(head.environ["RAW_URI"], body):
             return None
         self._queue.put(Task({**head.environ, "REMOTE_ADDR": address, "wsgi.input": BytesIO(body)}, answer))
         if self._threads < THREADS:
-            threading.Thread(target=self._run, name=f"lane-{self._port}-{self._threads}", daemon=True).start()
+            threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
             self._threads += 1
         return whole
-
-    def _head(self, raw: bytes) -> Head | None:
-        found = self._heads.get(raw) or parse(raw, self._port)
-        if found is not None and len(raw) <= _HEAD_KEPT:
-            if len(self._heads) >= _HEADS_KEPT:
-                self._heads.clear()
-            self._heads[raw] = found
-        return found
 
     def _run(self) -> None:
         while True:
             task = self._queue.get()
             try:
-                raw, keep = self._answered(task.environ)
+                raw, keep = self._answered(task.environ), True
             except Exception:
                 log.exception("a request failed")
                 raw, keep = b"HTTP/1.1 500 Internal Server Error\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", False
@@ -109,7 +99,7 @@ class Lane:
             except Exception:
                 log.exception("a request was not answered")
 
-    def _answered(self, environ: Environ) -> tuple[bytes, bool]:
+    def _answered(self, environ: Environ) -> bytes:
         told: list[Any] = ["", []]
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
@@ -123,19 +113,10 @@ class Lane:
                 found.close()
         status, headers = told
         sized = any(name.lower() == "content-length" for name, _ in headers)
-        lines = [f"HTTP/1.1 {status}", f"Date: {self._now()}", "Connection: keep-alive",
-                 *(f"{name}: {value}" for name, value in headers), *(() if sized else (f"Content-Length: {len(body)}",)), "", ""]
-        return "\r\n".join(lines).encode("latin-1") + body, True
-
-    def _now(self) -> str:
-        """The date of an answer, written once a second."""
-        second = int(time.time())
-        if self._date[0] != second:
-            self._date = second, formatdate(second, usegmt=True)
-        return self._date[1]
+        return answer_bytes(status, headers if sized else [*headers, ("Content-Length", str(len(body)))], body)
 
 
-def parse(raw: bytes, port: str) -> Head | None:
+def parse(raw: bytes, *, port: str) -> Head | None:
     """A head up to its empty line; None when there is anything about it that a real server should look at."""
     line = _LINE.match(raw)
     fields = plain_fields(raw[line.end() : -4]) if line else None
@@ -144,11 +125,11 @@ def parse(raw: bytes, port: str) -> Head | None:
     length = fields.get(b"content-length", b"")
     if not length.isdigit() or len(length) > 4 or int(length) > BODY_MOST:
         return None
-    target = line[2].decode()
+    target = line[1].decode()
     named = {f"HTTP_{name.decode().upper().replace('-', '_')}": value.decode("ascii") for name, value in fields.items()}
     kind = named.pop("HTTP_CONTENT_TYPE", "")
     del named["HTTP_CONTENT_LENGTH"]
-    environ = {**_BASE, **named, "wsgi.errors": sys.stderr, "REQUEST_METHOD": line[1].decode(), "RAW_URI": target,
+    environ = {**_BASE, **named, "wsgi.errors": sys.stderr, "REQUEST_METHOD": "POST", "RAW_URI": target,
                "PATH_INFO": target, "SERVER_NAME": named["HTTP_HOST"].partition(":")[0], "SERVER_PORT": port,
                "CONTENT_LENGTH": str(int(length)), **({"CONTENT_TYPE": kind} if kind else {})}
     return Head(environ, int(length))

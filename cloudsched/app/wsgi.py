@@ -63,9 +63,9 @@ def _with_agents(application: Application, agents: Application) -> Application:
         chosen = agents if environ.get("PATH_INFO", "").startswith(AGENT_PATHS) else application
         return chosen(environ, start_response)
 
-    def short(method: str, path: str, body: bytes) -> bool:
+    def short(path: str, body: bytes) -> bool:
         chosen = agents if path.startswith(AGENT_PATHS) else application
-        return bool(chosen.short(method, path, body))  # type: ignore[attr-defined]
+        return bool(chosen.short(path, body))  # type: ignore[attr-defined]
 
     answer.later = agents.later  # type: ignore[attr-defined]
     answer.short = short  # type: ignore[attr-defined]

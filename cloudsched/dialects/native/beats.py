@@ -13,14 +13,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from email.utils import formatdate
 from typing import NamedTuple
 
 from cloudsched.dialects.native import problems
 from cloudsched.dialects.native.agent import encode_reply
 from cloudsched.dialects.native.wire import JSON
 from cloudsched.errors import CloudschedError
-from cloudsched.incoming import plain_fields
+from cloudsched.incoming import Heads, answer_bytes, plain_fields
 from cloudsched.services import agents, health
 from cloudsched.services.access import Gate, Request
 from cloudsched.services.agent_rules import bearer_of, rules
@@ -31,7 +30,7 @@ GATHER_S = 0.01
 MOST_AT_ONCE = 256
 _SAFETY = (("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"))
 _START = b"POST /api/v2/agent/sync HTTP/1.1\r\n"
-_HEADS_KEPT, _HEAD_KEPT, _HEAD_MOST = 20_000, 512, 2048
+_HEADS_KEPT = 20_000
 Answer = Callable[[bytes, bool], None]
 
 
@@ -55,7 +54,7 @@ class Beats:
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self._heads: dict[bytes, Head] = {}
+        self._heads = Heads(parse, most=_HEADS_KEPT)
         self._waiting: queue.SimpleQueue[Beat] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -63,10 +62,10 @@ class Beats:
         """Bytes taken of a request whose answer comes later (`answer` is called on another thread); None: not one of these."""
         if not raw.startswith(_START):
             return None
-        end = raw.find(b"\r\n\r\n") + 4
-        head = self._head(raw[:end]) if 4 <= end <= _HEAD_MOST else None
-        if head is None or len(raw) < end + head.length:
+        found = self._heads.of(raw)
+        if found is None or len(raw) < found[1] + found[0].length:
             return None
+        head, end = found
         try:
             self._gate.check_network(Request(address))
             request = agents.plain_beat(raw[end : end + head.length])
@@ -79,14 +78,6 @@ class Beats:
             self._thread = threading.Thread(target=self._run, name="heartbeats", daemon=True)
             self._thread.start()
         return end + head.length
-
-    def _head(self, key: bytes) -> Head | None:
-        head = self._heads.get(key) or parse(key)
-        if head is not None and len(key) <= _HEAD_KEPT:
-            if len(self._heads) >= _HEADS_KEPT:
-                self._heads.clear()
-            self._heads[key] = head
-        return head
 
     def _run(self) -> None:
         while True:
@@ -112,10 +103,8 @@ def _answer(reply: agents.Reply | Exception) -> bytes:
     else:
         status, headers, body = 200, JSON, encode_reply(reply, rules.lease_s)
     health.count_answer(status)
-    lines = [f"HTTP/1.1 {problems.STATUS_LINE[status]}", f"Date: {formatdate(usegmt=True)}", "Connection: keep-alive",
-             *(f"{name}: {value}" for name, value in headers), f"X-Request-Id: {request_id}",
-             *(f"{name}: {value}" for name, value in _SAFETY), f"Content-Length: {len(body)}", "", ""]  # fmt: skip
-    return "\r\n".join(lines).encode("latin-1") + body
+    headers = [*headers, ("X-Request-Id", request_id), *_SAFETY, ("Content-Length", str(len(body)))]
+    return answer_bytes(problems.STATUS_LINE[status], headers, body)
 
 
 def parse(raw: bytes) -> Head | None:

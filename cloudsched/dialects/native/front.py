@@ -49,10 +49,10 @@ class Front:
         self._flask = Once(make_flask)
 
     @staticmethod
-    def short(method: str, path: str, body: bytes) -> bool:
-        """Is this a request that takes no longer than a transaction (app/lane.py)? A report of an agent, or a few jobs."""
+    def short(path: str, body: bytes) -> bool:
+        """Is this a POST that takes no longer than a transaction (app/lane.py)? A report of an agent, or a few jobs."""
         word = _LONG.get(path)
-        return method == "POST" and word is not None and word not in body and b"\\u" not in body
+        return word is not None and word not in body and b"\\u" not in body
 
     @property
     def flask(self) -> Any:
