@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cloudsched.domain.entities import Job, Node
+from cloudsched.domain.frameworks import SOURCE
 from cloudsched.store import jobs, nodes
 from cloudsched.store.db import Row, Tx, read
 
@@ -21,8 +22,6 @@ _HIGH = "shape_id IN (SELECT id FROM shape WHERE high_priority <> 0)"
 _WAITING = ("pending", "queued")
 _ACTIVE = ("assigned", "running")
 _ENDED = ("succeeded", "failed", "timeout")
-# Where jobs of Spark and Flink clusters come from (domain.frameworks.SOURCE).
-DCLUSTER = "dcluster"
 
 # Name of the list -> conditions on our jobs (one query each), and the one on jobs of another batch system: those alone have
 # a `batch_status`; jobs of Spark and Flink clusters are ours, and idle until they run on theirs.
@@ -32,9 +31,9 @@ _LISTS: dict[str, tuple[tuple[str, ...], str]] = {
     "sched": ((*(f"state = '{state}'" for state in _ACTIVE),
                *(f"state = '{state}' AND placed = 1" for state in _WAITING)),
               "(batch_status = 2 OR (batch_status < 2 AND placed = 1))"),
-    "idle": ((*(f"state = '{state}'" for state in _WAITING), f"state = 'assigned' AND source = '{DCLUSTER}'"),
+    "idle": ((*(f"state = '{state}'" for state in _WAITING), f"state = 'assigned' AND source = '{SOURCE}'"),
              "batch_status = 1"),
-    "running": (("state = 'running'", f"state = 'assigned' AND source <> '{DCLUSTER}'"), "batch_status = 2"),
+    "running": (("state = 'running'", f"state = 'assigned' AND source <> '{SOURCE}'"), "batch_status = 2"),
     "complete": (tuple(f"state = '{state}'" for state in _ENDED), "batch_status = 4"),
     "held": (("state = 'held'",), "batch_status = 5"),
     "high": ((_HIGH,), _HIGH),
