@@ -106,9 +106,10 @@ def main() -> None:
     spawns = [bare_spawns() for _ in range(RUNS)]
     show("reference: bare posix_spawn of /bin/true, 2 loops", spawns, unit="per s")
     show("reference: bare Flask POST, 16 connections", bare, unit="req/s")
-    house = Running(slots=2)
+    house = Running(slots=4)  # as many machines as the main job has; they share the cores
     try:
         end_to_end(house, {"kind": "noop"}, 2000)
+        end_to_end(house, {"command": ["/bin/true"]}, 2000)  # until all of them are up
         show("no-op jobs, end to end", [end_to_end(house, {"kind": "noop"}, count) for _ in range(RUNS)], unit="jobs/s",
              reference=sorted(sql)[RUNS // 2])
         show("jobs with one /bin/true each, end to end",

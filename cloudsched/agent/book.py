@@ -7,6 +7,7 @@ same time on two connections, so a result never waits for a poll to end.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 
@@ -23,7 +24,7 @@ QUICK_BATCH_S = 0.2  # whole batches that end sooner: ask for twice as many
 SLOW_BATCH_S = 0.6  # later: for half as many
 LONG_JOB_S = 1.0  # one job that runs longer: nothing beyond the free slots
 WAIT_LIMIT_S = 2.0  # a job that waits longer behind others is given back
-REPORT_PAUSE_S = 0.05  # results are collected that long while there is other work
+REPORT_PAUSE_S = 0.15  # results are collected that long while there is other work
 TRICKLE_PAUSE_S = 0.015  # between reports while jobs come one by one: many short ones share a request
 TELL_START_S = 0.3
 MAX_DONE = 500
@@ -91,6 +92,10 @@ class Book:
         job.phase = jobs.FETCHING
         return job
 
+    def next_labels(self, count: int) -> list[str]:
+        """Of the first jobs that wait and will run as processes."""
+        return [job.label for job in itertools.islice(self.waiting, count) if not job.instant]
+
     def begun(self, job: Job) -> None:
         """Its process runs: worth telling if it runs on for a while."""
         if not self._starts:
@@ -102,10 +107,6 @@ class Book:
         """Its processes are dead: its room is free, though output may still be on its way."""
         self._occupy(job, -1)
         job.phase = jobs.SENDING
-
-    def unvacate(self, job: Job) -> None:
-        """Undo `vacate`: the end of this job is looked at again."""
-        self._occupy(job, 1)
 
     def finish(self, job: Job, result: dict[str, Any]) -> None:
         """Its result is complete; it leaves the hand with the next report."""

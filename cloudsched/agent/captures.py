@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cloudsched.agent.jobs import Job
 
 STREAMS = ("stdout", "stderr")
-MAX_SPARE = 8
+MAX_SPARE = 40
 CHUNK_BYTES = 256 << 10
 _NAME = re.compile(r"(?:left\.)?(\d+)\.(\d+)\.(stdout|stderr)")
 

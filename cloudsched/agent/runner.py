@@ -73,11 +73,15 @@ class Runner:
         else:
             self._kill_all_of(job)
 
-    def step(self) -> None:
-        """Reap what ended, enforce limits that are due."""
+    def reap(self) -> None:
+        """Tell the end of jobs whose processes have ended, and kill what they left behind."""
         self._reap()
         if self._ending:
             self._sweep()
+
+    def step(self) -> None:
+        """Reap what ended, enforce limits that are due."""
+        self.reap()
         now = time.monotonic()
         for job in list(self.running.values()):
             self._enforce(job, now)
@@ -128,7 +132,7 @@ class Runner:
         self._ending += ended
 
     def _only_spared(self) -> bool:
-        return not self.running and processes.LINUX and self._spared.issuperset(processes.children(os.getpid()))
+        return not self.running and processes.LINUX and self._spared.issuperset(processes.own_children())
 
     def _sweep(self) -> None:
         """Tell the end of jobs that have no process left, kill what the others have."""
@@ -144,7 +148,7 @@ class Runner:
         """Kill orphans of jobs that ended; returns whose they were (None: nobody's that still runs)."""
         current = {job.key for job in self.running.values()}
         owners: set[tuple[int, int] | None] = set()
-        for child in processes.children(os.getpid()):
+        for child in processes.own_children():
             if child in self.running or child in self._spared or processes.start_time(child) is None:
                 continue
             owner = _owner(child) or self._owner_by_traces(child)

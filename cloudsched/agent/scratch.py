@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DIR_MODE = 0o700
-MAX_SPARE = 8
+MAX_SPARE = 40
 
 
 class Scratch:
@@ -25,24 +25,30 @@ class Scratch:
     def __init__(self, root: str) -> None:
         self.root = root
         self._spare: list[str] = []
+        self._ready: dict[str, str] = {}  # of jobs that wait to be started
         os.makedirs(root, DIR_MODE, exist_ok=True)
 
     def take(self, label: str) -> str:
         """An empty directory of that label; what was there before is removed."""
+        path = self._ready.pop(label, None) or self._renamed(label)
+        if path is not None:
+            return path
         path = os.path.join(self.root, label)
-        if self._spare:
-            try:
-                os.rename(self._spare[-1], path)
-                self._spare.pop()
-                return path
-            except OSError:
-                self.drop_spare()
         try:
             os.mkdir(path, DIR_MODE)
         except FileExistsError:
             remove_tree(path)
             os.mkdir(path, DIR_MODE)
         return path
+
+    def make_ready(self, labels: list[str]) -> None:
+        """Have directories for these, as far as there are spare ones: many at once cost less than one between two jobs."""
+        for label in set(self._ready).difference(labels):
+            self._spare.append(self._ready.pop(label))
+        for label in labels:
+            path = None if label in self._ready else self._renamed(label)
+            if path is not None:
+                self._ready[label] = path
 
     def give_back(self, path: str) -> None:
         """The job is over and none of its processes is left."""
@@ -53,15 +59,27 @@ class Scratch:
 
     def drop_spare(self) -> None:
         """Remove the empty directories kept for the next jobs."""
-        spare, self._spare = self._spare, []
+        spare, self._spare, self._ready = [*self._spare, *self._ready.values()], [], {}
         for path in spare:
             remove_tree(path)
 
     def clear(self) -> None:
         """Remove everything below the root (leftovers of an earlier life)."""
-        self._spare = []
+        self._spare, self._ready = [], {}
         for name in os.listdir(self.root):
             remove_tree(os.path.join(self.root, name))
+
+    def _renamed(self, label: str) -> str | None:
+        if not self._spare:
+            return None
+        path = os.path.join(self.root, label)
+        try:
+            os.rename(self._spare[-1], path)
+        except OSError:
+            self.drop_spare()
+            return None
+        self._spare.pop()
+        return path
 
 
 class Captures:
@@ -80,13 +98,13 @@ class Captures:
             return self._spare.pop()
         return nameless_file(self.folder, append=True), nameless_file(self.folder, append=True)
 
-    def give_back(self, pair: tuple[int, int]) -> None:
-        """No process of the job is left, so nobody else writes to them."""
+    def give_back(self, pair: tuple[int, int], *, untouched: bool = False) -> None:
+        """No process of the job is left, so nobody else writes to them; `untouched`: nobody has."""
         if len(self._spare) >= MAX_SPARE:
             os.close(pair[0])
             os.close(pair[1])
             return
-        for handle in pair:
+        for handle in () if untouched else pair:
             if os.fstat(handle).st_size:
                 os.ftruncate(handle, 0)
         self._spare.append(pair)

@@ -66,7 +66,7 @@ class Transfer:
     def deliver(self, connection: Connection, job: Job) -> str | None:
         """After the end: long output and the declared output files; returns what is wrong with them, or None."""
         for number in (0, 1):
-            if not is_small(job, number):
+            if rest(job, number) is None:
                 self._send_stream(connection, job, number)
         return self._send_outputs(connection, job)
 
@@ -192,24 +192,18 @@ def has_more(job: Job, number: int) -> bool:
     return size > (0 if job.cut[number] else job.sent[number])
 
 
-def is_small(job: Job, number: int) -> bool:
-    """Can the rest of that stream go into the result? (Short, and text as JSON can carry it.)"""
-    assert job.captured is not None
-    if job.cut[number] or not has_more(job, number):
-        return True
-    if os.fstat(job.captured[number]).st_size - job.sent[number] > SMALL_BYTES:
-        return False
-    try:
-        return "\0" not in _rest(job, number).decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-
-
-def rest_text(job: Job, number: int) -> str:
-    """What of that stream was not sent by itself, as text; empty when it all was."""
-    if job.captured is None or job.cut[number] or not is_small(job, number):
+def rest(job: Job, number: int) -> str | None:
+    """What of that stream was not sent by itself and goes into the result; None when it cannot: it is long, or no text
+    that JSON can carry."""
+    if job.captured is None or job.cut[number]:
         return ""
-    return _rest(job, number).decode("utf-8")
+    data = os.pread(job.captured[number], SMALL_BYTES + 1, job.sent[number])
+    if len(data) > SMALL_BYTES or b"\0" in data:
+        return None
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
 
 
 def _give_back(job: Job, number: int) -> None:
@@ -219,11 +213,6 @@ def _give_back(job: Job, number: int) -> None:
         os.ftruncate(job.captured[number], 0)  # it is opened for appending: what comes starts at 0 again
     else:
         spool.give_back(job.captured[number], job.logged[number])
-
-
-def _rest(job: Job, number: int) -> bytes:
-    assert job.captured is not None
-    return os.pread(job.captured[number], SMALL_BYTES, job.sent[number])
 
 
 def _download(connection: Connection, path: str, headers: dict[str, str], handle: int) -> Answer:
