@@ -7,7 +7,7 @@ from typing import Any
 
 from cloudsched.cli.commands import EXIT_FAILED, EXIT_OK, add_action, add_actions
 from cloudsched.cli.problems import fail
-from cloudsched.cli.session import Listing, Session, add_watch, confirm, for_each, open_session, show_list
+from cloudsched.cli.session import Listing, Session, add_watch, confirm, for_each, open_session, show_each, show_list
 from cloudsched.cli.table import STATE_COLOURS, Column
 from cloudsched.cli.values import duration_s, positive, show_duration, show_mb, show_time
 
@@ -82,12 +82,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_show(args: argparse.Namespace) -> int:
-    session = open_session(args)
-    if args.as_json:
-        found = [session.client.get(node_path(one)) for one in args.ids]
-        session.screen.json(found if len(found) > 1 else found[0])
-        return EXIT_OK
-    return for_each(args.ids, lambda one: _show(session, session.client.get(node_path(one))))
+    return show_each(args, open_session(args), node_path, _show)
 
 
 def run_drain(args: argparse.Namespace) -> int:

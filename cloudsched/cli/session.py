@@ -84,6 +84,17 @@ def for_each(ids: Iterable[Any], act: Callable[[Any], int]) -> int:
     return worst
 
 
+def show_each(args: argparse.Namespace, session: Session, path_of: Callable[[str], str],
+              show: Callable[[Session, Any], int]) -> int:
+    """Everything about each of `args.ids`: as JSON one object, or an array of several, when all are there; else `show`n one by
+    one."""
+    if args.as_json:
+        found = [session.client.get(path_of(one)) for one in args.ids]
+        session.screen.json(found if len(found) > 1 else found[0])
+        return EXIT_OK
+    return for_each(args.ids, lambda one: show(session, session.client.get(path_of(one))))
+
+
 def add_watch(parser: argparse.ArgumentParser) -> None:
     from cloudsched.cli.values import duration_s
 

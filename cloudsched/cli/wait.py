@@ -39,13 +39,13 @@ def wait_for(
     pause_s = 0.05
     while True:
         asked = time.monotonic()
-        _look(session.client, states, ended, batch=batch)
+        counts = _look(session.client, states, ended, batch=batch)
         jobs = None
-        if all(state in _OVER for state in states.values()):
+        if _over(counts) == len(states):
             jobs = _collect(session.client, ids, ended, batch=batch)
-            states = {job["id"]: job["state"] for job in jobs}
+            counts = Counter(job["state"] for job in jobs)
         if not quiet and (len(ids) > 1 or screen.terminal):
-            block.show(*_picture(screen, states, time.monotonic() - started), final=jobs is not None)
+            block.show(*_picture(screen, counts, time.monotonic() - started), final=jobs is not None)
         if jobs is not None:
             return jobs
         time.sleep(max(pause_s, 2 * (time.monotonic() - asked)))
@@ -85,9 +85,14 @@ def counts_text(counts: Counter[str], screen: Screen) -> str:
 
 def _look(
     client: Client, states: dict[int | str, str], ended: dict[int | str, dict[str, Any]], *, batch: str | None
-) -> None:
-    """Bring `states` up to date; without a batch at most `_ROUND` of the open jobs at a time."""
+) -> Counter[str]:
+    """How many are in which state? Many jobs are counted, of others `states` is brought up to date; without a batch at
+    most `_ROUND` of the open jobs at a time."""
     open_ids = [one for one, state in states.items() if state not in _OVER]
+    if batch and len(open_ids) > _ROUND:
+        found = client.get("/jobs/count", batch=batch)
+        if found["total"] == len(states):  # else others carry that label too
+            return Counter(found["by_state"])
     if batch and len(open_ids) > 1:
         active = {
             job["id"]: job["state"]
@@ -95,12 +100,17 @@ def _look(
         }
         for one in open_ids:
             states[one] = active.get(one, "ended")
-        return
+        return Counter(states.values())
     for one in open_ids[:_ROUND]:
         job = client.get(job_path(one))
         states[one] = job["state"]
         if job["state"] in ENDED:
             ended[one] = job
+    return Counter(states.values())
+
+
+def _over(counts: Counter[str]) -> int:
+    return sum(counts[state] for state in _OVER)
 
 
 def _collect(
@@ -111,12 +121,11 @@ def _collect(
     return [ended.get(one) or client.get(job_path(one)) for one in ids]
 
 
-def _picture(screen: Screen, states: dict[int | str, str], seconds: float) -> tuple[list[str], str]:
-    counts = Counter(states.values())
-    done = sum(counts[state] for state in _OVER)
-    text = f"{done}/{len(states)}  {show_duration(round(seconds))}"
+def _picture(screen: Screen, counts: Counter[str], seconds: float) -> tuple[list[str], str]:
+    done, total = _over(counts), counts.total()
+    text = f"{done}/{total}  {show_duration(round(seconds))}"
     return [
-        f"{bar(done, len(states))} {text}  {counts_text(counts, screen)}"
+        f"{bar(done, total)} {text}  {counts_text(counts, screen)}"
     ], f"{text}  {counts_text(counts, screen)}"
 
 

@@ -161,6 +161,22 @@ def test_waiting_for_several_is_0_or_1(cli: Cli, api: FakeApi) -> None:
     assert said.err.splitlines()[-1].endswith("3 failed")
 
 
+def test_many_are_counted_while_one_waits_and_listed_once(cli: Cli, api: FakeApi) -> None:
+    api.steps = 2
+    said = cli("submit", "--wait", "--count", "101", "--", "true")
+    assert (said.status, said.err.splitlines()[-1].endswith("101 succeeded")) == (0, True)
+    asked = [path.partition("?")[0].removeprefix("/api/v2") for method, path, *_ in api.requests if method == "GET"]
+    assert asked.count("/jobs/count") >= 2
+    assert asked.count("/jobs") == 1
+
+
+def test_a_label_of_others_too_is_listed(cli: Cli, api: FakeApi) -> None:
+    api.steps = 1
+    assert cli("submit", "--batch", "nightly", "--count", "2", "--hold", "--", "true").status == 0
+    said = cli("submit", "--batch", "nightly", "--wait", "--count", "101", "--", "true")
+    assert (said.status, said.err.splitlines()[-1].endswith("101 succeeded")) == (0, True)
+
+
 def test_follow_shows_both_outputs(cli: Cli, api: FakeApi) -> None:
     api.output[1, "stdout"], api.output[1, "stderr"] = b"out\n", b"err\n"
     said = cli("submit", "--follow", "--", "sh", "-c", "exit 4")
