@@ -131,7 +131,7 @@ def free_offset() -> int:
         offset = free_port() - 8100
         with contextlib.suppress(OSError), contextlib.ExitStack() as held:
             if 1000 < offset < 50000:
-                for port in (8090, 8100, 8111, 8112):
+                for port in (8080, 8081, 8082, 8088, 8090, 8100, 8111, 8112):
                     held.enter_context(socket.create_server(("127.0.0.1", port + offset)))
                 return offset
 

@@ -30,7 +30,7 @@ def main() -> None:
         with bare_server():
             pass
         house = Running(slots=1)
-        time.sleep(3)
+        time.sleep(8)  # until everything that is made in the background is there
         starts.append(house.start_s)
         held = house.processes()
         memory.append(sum(held.values()) / 1024)

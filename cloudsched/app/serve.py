@@ -8,14 +8,17 @@ import json
 import logging
 import os
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
 
 from cloudsched import clock
-from cloudsched.app import native_tcp, start
+from cloudsched.app import native_tcp, start, warmup
 from cloudsched.app.streaming import StreamWorker
 from cloudsched.settings import Settings, keys_always
+
+if TYPE_CHECKING:
+    from cloudsched.app.wsgi import Front
 
 log = logging.getLogger(__name__)
 SERVER_FILE = "server.json"
@@ -56,6 +59,7 @@ def _let_go() -> None:
     waiters.stop()
     watch.stop()
     native_tcp.stop()
+    warmup.stop()
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -82,7 +86,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "worker_connections": 10_000, "keepalive": 75, "graceful_timeout": int(settings.web.shutdown_grace_s), "timeout": 120,
         "worker_tmp_dir": settings.state.dir, "control_socket_disable": True, "forwarded_allow_ips": "", "http_parser": "python",
         "limit_request_line": 8190, "loglevel": "warning", "proc_name": "cloudsched serve",
-        "post_worker_init": lambda worker: _ready(settings),
+        "post_worker_init": lambda worker: _ready(settings, worker.wsgi),
         "post_fork": lambda server, worker: start.prepare(settings, migrate=False),
     }
 
@@ -91,7 +95,7 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
-def _ready(settings: Settings) -> None:
+def _ready(settings: Settings, front: Front) -> None:
     """This worker answers: say where."""
     from cloudsched.store import system
     from cloudsched.store.db import write
@@ -105,6 +109,7 @@ def _ready(settings: Settings) -> None:
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(found, file, indent=1)
     os.replace(path + ".new", path)
+    warmup.start(front.builds)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
 from cloudsched.app.lane import Lane, Later
 from cloudsched.errors import Unavailable
-from cloudsched.settings import Settings, is_loopback
+from cloudsched.services.access import Networks, is_inside, networks_of
+from cloudsched.settings import Settings
 
 log = logging.getLogger(__name__)
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+Build = Callable[[], object]
 Fence = frozenset[Any]
 NATIVE: Fence = frozenset({"checks by itself"})
 # Their own code looks at address and size, so that refusals have their own shape.
@@ -26,7 +27,7 @@ EVERYWHERE = "/cluster"
 AGENT_PATHS = ("/api/v2/agent/", "/agent.pyz")
 
 
-def make(settings: Settings) -> Application:
+def make(settings: Settings) -> Front:
     """All listeners of this process: the port tells the dialect, the address whether it may speak to us."""
     from cloudsched.dialects import cloud_scheduler, dcluster, kboss, logkit, native, retire_cluster
 
@@ -48,12 +49,16 @@ def make(settings: Settings) -> Application:
         "retire_cluster": lambda found: _with_agents(retire_cluster.make_app(found), native_app()),
     }
     answers: dict[str, tuple[Application, Fence]] = {}
+    builds: dict[str, Build] = {}
     for listener in settings.http_listeners():
         networks = getattr(settings.access, f"{listener.dialect}_networks")
-        fenced = NATIVE if listener.dialect in CHECK_THEMSELVES else _parsed(networks)
-        answers[str(listener.port)] = (makers[listener.name](settings), fenced)
-    everywhere = dcluster_app(), _parsed(settings.access.dcluster_networks)
-    return _Front(answers, everywhere=everywhere, max_body=settings.web.max_body_mb << 20)
+        fenced = NATIVE if listener.dialect in CHECK_THEMSELVES else networks_of(networks)
+        made = makers[listener.name](settings)
+        answers[str(listener.port)] = (made, fenced)
+        if hasattr(made, "build"):
+            builds[listener.name] = made.build
+    everywhere = dcluster_app(), networks_of(settings.access.dcluster_networks)
+    return Front(answers, everywhere=everywhere, max_body=settings.web.max_body_mb << 20, builds=builds)
 
 
 def _with_agents(application: Application, agents: Application) -> Application:
@@ -67,19 +72,22 @@ def _with_agents(application: Application, agents: Application) -> Application:
         chosen = agents if path.startswith(AGENT_PATHS) else application
         return bool(chosen.short(path, body))  # type: ignore[attr-defined]
 
+    answer.build = application.build  # type: ignore[attr-defined]
     answer.later = agents.later  # type: ignore[attr-defined]
     answer.short = short  # type: ignore[attr-defined]
     return answer
 
 
-class _Front:
+class Front:
     """The door: address, size, port; then the dialect's own application."""
 
     def __init__(self, answers: dict[str, tuple[Application, Fence]], *, everywhere: tuple[Application, Fence],
-                 max_body: int) -> None:
+                 max_body: int, builds: Mapping[str, Build]) -> None:
         self._answers = answers
         self._everywhere = everywhere
         self._max_body = max_body
+        # What each dialect makes at its first request. The native API is first: the page and the commands use it.
+        self.builds = dict(sorted(builds.items(), key=lambda item: item[0] != "native"))
         self._allowed: dict[tuple[str, str], bool] = {}
         self._lanes = {port: Lane(self, port, found[0].short, before=getattr(found[0], "later", None))
                        for port, found in answers.items() if hasattr(found[0], "short")}
@@ -124,28 +132,13 @@ class _Front:
             return None
         return getattr(found[0], "quick", None)
 
-    def _may_call(self, address: str, port: str, networks: frozenset[Any]) -> bool:
+    def _may_call(self, address: str, port: str, networks: Networks) -> bool:
         known = self._allowed.get((address, port))
         if known is None:
             if len(self._allowed) > 10_000:
                 self._allowed.clear()
-            known = self._allowed[address, port] = _inside(address, networks)
+            known = self._allowed[address, port] = not address or is_inside(address, networks)
         return known
-
-
-def _parsed(networks: Iterable[str]) -> frozenset[Any]:
-    return frozenset(ipaddress.ip_network(text, strict=False) for text in networks)
-
-
-def _inside(address: str, networks: frozenset[Any]) -> bool:
-    if not address or is_loopback(address):
-        return True
-    try:
-        given = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = getattr(given, "ipv4_mapped", None) or given
-    return any(mapped in network for network in networks if network.version == mapped.version)
 
 
 def _is_below(path: str, prefix: str) -> bool:

@@ -27,7 +27,7 @@ from urllib.parse import quote, urlsplit
 import cloudsched
 from cloudsched.agent import privileges, processes, scratch
 from cloudsched.agent.session import write_private
-from cloudsched.drivers import base
+from cloudsched.drivers import base, children
 from cloudsched.drivers.base import Check, DriverError, Machine, Place, Wanted
 from cloudsched.errors import Invalid
 
@@ -89,7 +89,7 @@ class LocalDriver:
 
     def machines(self) -> list[Machine]:
         """One for each directory; a dead agent is `Shutdown` as long as its directory is there."""
-        _reap_own_children()
+        children.reap()
         found = []
         for home in self._homes():
             facts = _read_facts(home)
@@ -151,7 +151,7 @@ class LocalDriver:
         finally:
             os.close(log)
             os.close(null)
-        _own_children.add(pid)
+        children.started(pid)
         return pid, processes.start_time(pid) or 0
 
     def _command(self, home: Path, facts: dict[str, Any]) -> list[str]:
@@ -224,7 +224,7 @@ class LocalDriver:
         pause_s = 0.001
         while True:
             found = self._processes_of(home, facts)
-            _reap_own_children()
+            children.reap()
             if not found:
                 return
             if time.monotonic() > deadline:
@@ -309,18 +309,6 @@ class LocalDriver:
         return Check("process list", ok=True, detail=detail)
 
 
-_own_children: set[int] = set()  # agents started by this process: they are zombies until we ask for their status
-
-
-def _reap_own_children() -> None:
-    for pid in list(_own_children):
-        try:
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                _own_children.discard(pid)
-        except ChildProcessError:
-            _own_children.discard(pid)
-
-
 def _intent(wanted: Wanted, *, instance: str, server_url: str, user: str, note: str) -> dict[str, Any]:
     share = {name: getattr(wanted, name) for name in ("node_id", "cores", "memory_mb", "storage_gb", "slots")}
     return {"name": wanted.name, "mark": os.urandom(8).hex(), "instance": instance, "server_url": server_url,
@@ -333,7 +321,7 @@ def _agent_process(facts: Mapping[str, Any]) -> tuple[int, int] | None:
     pid, started = facts.get("pid"), facts.get("started")
     if pid and processes.alive(pid, started or 0):
         return pid, started or 0
-    _reap_own_children()
+    children.reap()
     for found in processes.marked({MARK: str(facts.get("mark", ""))}):
         if b"CLOUDSCHED_JOB_ID=" not in processes.environment(found[0]):
             return found
@@ -347,7 +335,7 @@ def _stop_agent(facts: Mapping[str, Any]) -> None:
         return
     deadline = time.monotonic() + STOP_GRACE_S
     while processes.alive(*process) and time.monotonic() < deadline:
-        _reap_own_children()
+        children.reap()
         time.sleep(0.005)
 
 

@@ -13,7 +13,7 @@ import hashlib
 import ipaddress
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -24,6 +24,7 @@ from cloudsched.settings import Settings, is_loopback, keys_always
 from cloudsched.store import system
 from cloudsched.store.db import write
 
+Networks = frozenset[ipaddress.IPv4Network | ipaddress.IPv6Network]
 CACHE_S = 3.0
 CACHED_MAX = 4096
 USED_EVERY_S = 60.0
@@ -48,6 +49,22 @@ class Request:
     forwarded: bool = False
 
 
+def networks_of(texts: Iterable[str]) -> Networks:
+    """An allow-list of the settings, ready to be asked."""
+    return frozenset(ipaddress.ip_network(text, strict=False) for text in texts)
+
+
+def is_inside(address: str, networks: Networks) -> bool:
+    """Is it an address of this machine, or of one of the networks? An IPv4 address that came in over IPv6 counts as itself; what
+    is no address is nowhere inside."""
+    try:
+        given = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    found = getattr(given, "ipv4_mapped", None) or given
+    return found.is_loopback or any(found in network for network in networks)
+
+
 class Gate:
     """The door of one process. Safe for threads."""
 
@@ -55,7 +72,7 @@ class Gate:
         self._monotonic = monotonic
         self._always = keys_always(settings)
         self._auto = settings.access.require_keys == "auto"
-        self._networks = tuple(ipaddress.ip_network(n, strict=False) for n in settings.access.native_networks)
+        self._networks = networks_of(settings.access.native_networks)
         self._hosts = _own_hosts(settings)
         self._lock = threading.Lock()
         self._keys: dict[str, tuple[float, Caller | None, float | None]] = {}
@@ -67,7 +84,7 @@ class Gate:
 
     def check_network(self, request: Request) -> None:
         """Raise Forbidden when the address is outside the allow-list (loopback never is)."""
-        if self._networks and not _in_networks(request.address, self._networks):
+        if self._networks and not is_inside(request.address, self._networks):
             raise Forbidden(f"calls from {request.address} are not allowed (access.native_networks)")
 
     def check_origin(self, request: Request) -> None:
@@ -211,11 +228,3 @@ def _host_name(host: str) -> str:
 def _plain(address: str) -> str:
     """An IPv4 address that came in over IPv6, as itself."""
     return address[7:] if address.startswith("::ffff:") else address
-
-
-def _in_networks(address: str, networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]) -> bool:
-    try:
-        found = ipaddress.ip_address(_plain(address))
-    except ValueError:
-        return False
-    return found.is_loopback or any(found in network for network in networks)

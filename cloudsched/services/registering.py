@@ -8,7 +8,6 @@ a token cannot be used without it.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from cloudsched.domain import moves
 from cloudsched.domain.devices import Facts
 from cloudsched.errors import Conflict, Forbidden, Gone, Invalid, Unauthenticated
 from cloudsched.services import contacts, fleet_config
+from cloudsched.services.access import Networks, is_inside, networks_of
 from cloudsched.services.agent_rules import digest
-from cloudsched.settings import Settings, is_loopback
+from cloudsched.settings import Settings
 from cloudsched.store import devices as store
 from cloudsched.store import jobs, nodes
 from cloudsched.store.db import Tx
@@ -35,7 +35,7 @@ _WRONG = "the join token is not valid"
 class _Rules:
     token: str = ""
     legacy: bool = False
-    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    networks: Networks = frozenset()
 
 
 _rules = _Rules()
@@ -45,7 +45,7 @@ def configure(settings: Settings) -> None:
     """Called once when a process starts."""
     section = settings.retire_cluster
     _rules.token, _rules.legacy = section.join_token, section.allow_legacy_workers
-    _rules.networks = tuple(ipaddress.ip_network(text, strict=False) for text in settings.access.retire_cluster_networks)
+    _rules.networks = networks_of(settings.access.retire_cluster_networks)
 
 
 def standing(token: str, address: str) -> str:
@@ -57,22 +57,11 @@ def standing(token: str, address: str) -> str:
         if token or not _rules.legacy:
             raise Unauthenticated(_WRONG if token else "a join token is needed")
         return REPORTS
-    if _is_near(address):
+    if is_inside(address, _rules.networks):
         return OPEN
     if _rules.legacy:
         return REPORTS
     raise Unauthenticated("without a join token (retire_cluster.join_token) only machines of this host may join")
-
-
-def _is_near(address: str) -> bool:
-    text = address[7:] if address.startswith("::ffff:") else address
-    if is_loopback(text):
-        return True
-    try:
-        found = ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return any(found in network for network in _rules.networks if network.version == found.version)
 
 
 def check_owner(known: Device, standing_: str, token: str) -> None:

@@ -10,6 +10,7 @@ from cloudsched.domain import moves
 from cloudsched.domain.entities import Cluster, columns
 from cloudsched.store import events
 from cloudsched.store.db import Row, Tx, read
+from cloudsched.store.filters import newest_first
 
 COLUMNS = columns(Cluster)
 _LIVE = ", ".join(f"'{state}'" for state in moves.CLUSTER_LIVE)
@@ -98,18 +99,7 @@ _EQUAL = {name: f"{name} = ?" for name in ("kind", "origin", "org", "cloud_id", 
 
 def find(*, states: Sequence[str] = (), after: int | None = None, limit: int = 100, **equal: Any) -> list[Cluster]:
     """Clusters by filters, newest first, keyset-paged by id."""
-    where: list[str] = []
-    args: list[Any] = []
-    if states:
-        where.append(f"state IN ({', '.join('?' * len(states))})")
-        args += states
-    for name, value in equal.items():
-        if value is not None and value != "":
-            where.append(_EQUAL[name])
-            args.append(value)
-    if after is not None:
-        where.append("id < ?")
-        args.append(after)
+    where, args = newest_first(states, after, equal, _EQUAL)
     condition = f" WHERE {' AND '.join(where)}" if where else ""
     sql = f"SELECT {COLUMNS} FROM cluster{condition} ORDER BY id DESC LIMIT ?"
     return [Cluster(*row) for row in read().all(sql, (*args, limit))]

@@ -9,6 +9,7 @@ from typing import Any
 from cloudsched.domain.entities import Node, columns
 from cloudsched.store import events
 from cloudsched.store.db import Row, Tx, read
+from cloudsched.store.filters import newest_first
 
 COLUMNS = columns(Node)
 LIVE = "('requested', 'starting', 'running', 'stopping')"
@@ -103,18 +104,7 @@ _EQUAL = {"cloud_id": "cloud_id = ?", "user": '"user" = ?', "vm_type": "vm_type 
 
 def find(*, states: Sequence[str] = (), after: int | None = None, limit: int = 100, **equal: Any) -> list[Node]:
     """Nodes by filters, newest first, keyset-paged by id."""
-    where: list[str] = []
-    args: list[Any] = []
-    if states:
-        where.append(f"state IN ({', '.join('?' * len(states))})")
-        args += states
-    for name, value in equal.items():
-        if value is not None and value != "":
-            where.append(_EQUAL[name])
-            args.append(value)
-    if after is not None:
-        where.append("id < ?")
-        args.append(after)
+    where, args = newest_first(states, after, equal, _EQUAL)
     return select(" AND ".join(where), args, order="id DESC", limit=limit)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from cloudsched.domain.entities import Operation, columns
 from cloudsched.store import events
 from cloudsched.store.db import Tx, read
+from cloudsched.store.filters import newest_first
 from cloudsched.store.moves import move
 
 COLUMNS = columns(Operation)
@@ -83,14 +84,7 @@ def get(number: int) -> Operation | None:
 
 def page(*, states: Sequence[str] = (), after: int | None = None, limit: int = 100) -> list[Operation]:
     """Operations, newest first, keyset-paged by id."""
-    where: list[str] = []
-    args: list[Any] = []
-    if states:
-        where.append(f"state IN ({', '.join('?' * len(states))})")
-        args += states
-    if after is not None:
-        where.append("id < ?")
-        args.append(after)
+    where, args = newest_first(states, after, {}, {})
     condition = f" WHERE {' AND '.join(where)}" if where else ""
     sql = f"SELECT {COLUMNS} FROM operation{condition} ORDER BY id DESC LIMIT ?"
     return [Operation(*row) for row in read().all(sql, (*args, limit))]

@@ -59,15 +59,6 @@ def test_the_node_of_the_contract() -> None:
         "not ready,cordoned", "worker node", "unknown", "3.15 cores"]
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [
-    (-5, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (125, "2m5s"), (599, "9m59s"), (600, "10m"), (10_799, "179m"),
-    (10_800, "3h"), (10_860, "3h1m"), (28_799, "7h59m"), (28_800, "8h"), (61_200, "17h"), (172_799, "47h"), (172_800, "2d"),
-    (496_800, "5d18h"), (691_199, "7d23h"), (691_200, "8d"), (63_071_999, "729d"), (63_072_000, "2y"), (63_158_400, "2y1d"),
-    (252_288_000, "8y"), (283_824_000, "9y")])
-def test_ages_are_those_of_kubectl(seconds: float, shown: str) -> None:
-    assert dashboards.age(seconds) == shown
-
-
 @pytest.mark.parametrize(("status", "shown"), [
     ({"phase": "Pending"}, "Pending"),
     ({"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]}, "ImagePullBackOff"),

@@ -6,12 +6,12 @@ keeps its first part.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from cloudsched.dialects.dcluster import answers
 from cloudsched.dialects.dcluster.asks import ASKED, Environ, raw_path
+from cloudsched.incoming import Once
 
 if TYPE_CHECKING:
     from cloudsched.settings import Settings
@@ -25,19 +25,18 @@ class Front:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._flask: Any = None
-        self._lock = threading.Lock()
+        # What the first request waits for (app/warmup.py makes it earlier).
+        self.build: Once[Any] = Once(self._make_flask)
 
     @property
     def flask(self) -> Any:
         """The Flask application, made when it is first needed."""
-        if self._flask is None:
-            with self._lock:
-                if self._flask is None:
-                    from cloudsched.dialects.dcluster.routes import make_flask
+        return self.build()
 
-                    self._flask = make_flask(self.settings)
-        return self._flask
+    def _make_flask(self) -> Any:
+        from cloudsched.dialects.dcluster.routes import make_flask
+
+        return make_flask(self.settings)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = raw_path(environ)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from cloudsched.incoming import Once
+
 if TYPE_CHECKING:
     from cloudsched.domain.entities import Cluster
     from cloudsched.settings import Settings
@@ -29,12 +31,14 @@ class _Lazy:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._front: Any = None
+        # What the first request waits for (app/warmup.py makes it earlier).
+        self.build: Once[Any] = Once(self._make_front)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if self._front is None:
-            from cloudsched.dialects.kboss.routes import Front
-
-            self._front = Front(self._settings)
-        found: Iterable[bytes] = self._front(environ, start_response)
+        found: Iterable[bytes] = self.build()(environ, start_response)
         return found
+
+    def _make_front(self) -> Any:
+        from cloudsched.dialects.kboss.routes import Front
+
+        return Front(self._settings)

@@ -9,15 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import ipaddress
 from dataclasses import replace
 from typing import Any
 
 from cloudsched.dialects.kboss.calls import PCAPI, Refusal, Route
 from cloudsched.errors import Forbidden, Unauthenticated
-from cloudsched.services.access import Gate, Request
+from cloudsched.services.access import Gate, Request, is_inside, networks_of
 from cloudsched.services.caller import Caller
-from cloudsched.settings import Settings, is_loopback
+from cloudsched.settings import Settings
 
 Environ = dict[str, Any]
 CHALLENGE = ("WWW-Authenticate", 'Basic realm="cloudsched"')
@@ -32,19 +31,12 @@ class Door:
         self._gate = Gate(replace(
             settings, access=replace(settings.access, native_networks=()),
             listen=replace(listen, native=listen.kboss, native_bind=own.host if own else listen.bind)))
-        self._networks = tuple(ipaddress.ip_network(text, strict=False) for text in settings.access.kboss_networks)
+        self._networks = networks_of(settings.access.kboss_networks)
         self._pair = (settings.centres.api_user, settings.centres.api_password)
 
     def check_network(self, address: str) -> None:
         """Raise Refusal (403) for an address outside access.kboss_networks; loopback never is, without a list none is."""
-        if not self._networks or not address or is_loopback(address):
-            return
-        try:
-            found: Any = ipaddress.ip_address(address)
-        except ValueError:
-            raise Refusal("bad_network", http=403) from None
-        found = getattr(found, "ipv4_mapped", None) or found
-        if not any(found in network for network in self._networks if network.version == found.version):
+        if self._networks and address and not is_inside(address, self._networks):
             raise Refusal("bad_network", http=403)
 
     def caller(self, environ: Environ, route: Route) -> Caller:

@@ -36,12 +36,13 @@ class Front:
         self._default, self._enabled = settings.logkit.response_style, settings.logkit.enable
         # Answers that need no HTTP server (app/quick.py).
         self.quick = Quick(self.fleet, self._default) if self._enabled else None
-        self._flask: Once[Any] = Once(self._make_flask)
+        # What the first request to Flask waits for (app/warmup.py makes it earlier).
+        self.build: Once[Any] = Once(self._make_flask)
 
     @property
     def flask(self) -> Any:
         """The Flask application: heartbeats do not wait for its imports."""
-        return self._flask()
+        return self.build()
 
     def _make_flask(self) -> Any:
         from cloudsched.dialects.logkit.routes import make_flask

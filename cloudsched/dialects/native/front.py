@@ -46,7 +46,8 @@ class Front:
         self.max_body = settings.web.max_body_mb << 20
         # Plain heartbeats need no HTTP server (app/quick.py).
         self.later = beats.Beats(self.gate)
-        self._flask = Once(make_flask)
+        # What the first request to Flask waits for (app/warmup.py makes it earlier).
+        self.build = Once(make_flask)
 
     @staticmethod
     def short(path: str, body: bytes) -> bool:
@@ -57,7 +58,7 @@ class Front:
     @property
     def flask(self) -> Any:
         """The Flask application: agents do not wait for its imports."""
-        return self._flask()
+        return self.build()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         request_id = environ.get("HTTP_X_REQUEST_ID", "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import threading
 import time
 from collections.abc import Iterable
@@ -13,9 +12,9 @@ from typing import Any
 
 from cloudsched.dialects.retire_cluster.envelope import Refused
 from cloudsched.errors import CloudschedError, Forbidden
-from cloudsched.services.access import Gate, Request
+from cloudsched.services.access import Gate, Request, is_inside, networks_of
 from cloudsched.services.caller import Caller
-from cloudsched.settings import Settings, is_loopback, retire_cluster_keys
+from cloudsched.settings import Settings, retire_cluster_keys
 
 OPEN, READ, WRITE, ADMIN = "open", "read", "write", "admin"
 LEVELS = (OPEN, READ, WRITE, ADMIN)
@@ -46,7 +45,7 @@ class Door:
 
     def __init__(self, settings: Settings) -> None:
         self._given = tuple(_parsed(settings.retire_cluster.api_keys))
-        self._networks = tuple(ipaddress.ip_network(text, strict=False) for text in settings.access.retire_cluster_networks)
+        self._networks = networks_of(settings.access.retire_cluster_networks)
         self._always = retire_cluster_keys(settings)
         self._never = settings.retire_cluster.auth == "no"
         # Only its keys are of interest: networks and the need of a key are this dialect's own.
@@ -62,14 +61,7 @@ class Door:
 
     def check_network(self, address: str) -> None:
         """Raise Forbidden for an address outside the allow-list (loopback never is; without a list none is)."""
-        if not self._networks or not address or is_loopback(address):
-            return
-        try:
-            found: Any = ipaddress.ip_address(address)
-        except ValueError:
-            raise Forbidden("this address may not call this port") from None
-        found = getattr(found, "ipv4_mapped", None) or found
-        if not any(found in network for network in self._networks if network.version == found.version):
+        if self._networks and address and not is_inside(address, self._networks):
             raise Forbidden("this address may not call this port")
 
     def who(self, environ: dict[str, Any]) -> Who:

@@ -41,7 +41,8 @@ class Front:
         self.routes = table(self)
         self._hot = {(route.method, route.rule): route for route in self.routes if (route.method, route.rule) in hot}
         self._origins = settings.retire_cluster.cors_origins if settings.retire_cluster.cors else ()
-        self._flask: Once[Any] = Once(lambda: make_flask(self))
+        # What the first request to Flask waits for (app/warmup.py makes it earlier).
+        self.build: Once[Any] = Once(lambda: make_flask(self))
 
     def short(self, path: str, body: bytes) -> bool:
         """Is this a POST that takes no longer than a transaction (app/lane.py)? The submission of one task."""
@@ -50,7 +51,7 @@ class Front:
     @property
     def flask(self) -> Any:
         """The Flask application behind the other routes."""
-        return self._flask()
+        return self.build()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         began, request_id, method = time.perf_counter(), str(uuid.uuid4()), environ["REQUEST_METHOD"]

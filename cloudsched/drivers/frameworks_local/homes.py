@@ -23,7 +23,7 @@ from typing import Any
 
 from cloudsched.agent import processes, scratch
 from cloudsched.agent.session import write_private
-from cloudsched.drivers import base
+from cloudsched.drivers import base, children
 from cloudsched.drivers.base import DriverError
 from cloudsched.drivers.frameworks_local.users import User
 
@@ -146,7 +146,7 @@ class Home:
 
     def process(self, role: str) -> tuple[int, int] | None:
         """The living process of that role: as written down, or found by its mark when the writing was interrupted."""
-        reap()
+        children.reap()
         known = self.role(role)
         if not known:
             return None
@@ -180,7 +180,7 @@ class Home:
             for pid, started in below:
                 if started is not None:
                     processes.send(pid, started, signal.SIGKILL)
-            reap()
+            children.reap()
             if time.monotonic() > deadline:
                 raise DriverError(f"{role} of {self.key} does not die: process {found[0]}", transient=True)
             time.sleep(0.005)
@@ -189,7 +189,7 @@ class Home:
         """End every process of this home; DriverError when that cannot be proved."""
         mark = self._mark() or "unknown"  # the facts are lost: what stands in here is ours all the same
         gone = processes.kill_until_gone({MARK: mark}, folder=str(self.path), timeout_s=KILL_TIMEOUT_S)
-        reap()
+        children.reap()
         if not gone:
             pids = ", ".join(str(pid) for pid, _ in processes.marked({MARK: mark}))
             raise DriverError(f"processes of {self.key} do not die: {pids}", transient=True)
@@ -243,7 +243,7 @@ class Home:
         finally:
             for handle in handles:
                 os.close(handle)
-        _own_children.add(pid)
+        children.started(pid)
         return pid, processes.start_time(pid) or 0
 
     def _open_log(self, role: str, suffix: str, user: User) -> int:
@@ -260,19 +260,6 @@ class Home:
 
     def _mark(self) -> str:
         return str(self.facts().get("mark", ""))
-
-
-_own_children: set[int] = set()  # started by this process: they are zombies until we ask for their status
-
-
-def reap() -> None:
-    """Let children of this process that have ended go."""
-    for pid in list(_own_children):
-        try:
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                _own_children.discard(pid)
-        except ChildProcessError:
-            _own_children.discard(pid)
 
 
 def make_folder(path: Path) -> None:

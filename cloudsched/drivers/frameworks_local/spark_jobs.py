@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudsched.agent import processes
-from cloudsched.drivers import base
+from cloudsched.drivers import base, children
 from cloudsched.drivers.base import DriverError
 from cloudsched.drivers.frameworks import (
     FAILED,
@@ -33,7 +33,7 @@ from cloudsched.drivers.frameworks import (
     Save,
 )
 from cloudsched.drivers.frameworks_local import conf, place, web
-from cloudsched.drivers.frameworks_local.homes import Home, Start, read_piece, reap
+from cloudsched.drivers.frameworks_local.homes import Home, Start, read_piece
 from cloudsched.drivers.frameworks_local.place import LocalPlace, last_words
 from cloudsched.drivers.frameworks_local.users import User
 
@@ -296,7 +296,7 @@ def _tell(home: Home) -> None:
         return
     deadline = time.monotonic() + KILL_TIMEOUT_S
     while processes.alive(*process) and not _exit(home) and time.monotonic() < deadline:
-        reap()
+        children.reap()
         time.sleep(0.02)
 
 

@@ -270,11 +270,10 @@ def cancel(number: int, *, actor: str) -> bool:
 
 
 def check_node(params: Params, settings: Settings) -> dict[str, Any]:
-    """Could a node be taken out of its cluster? Refused as `delete_cluster_node` would be: NotFound, Conflict."""
+    """Could a node be taken out of its cluster? Refused as `delete_cluster_node` without force would be: NotFound, Conflict."""
     executor.configure(settings)
     where = executor.where_from({**params, "password": params.get("psssword") or params.get("password") or ""})
-    force = str(params.get("force") or "").lower() in ("1", "true", "yes")
-    return executor.delete_node(where, str(params["node_name"]), force=force, dry_run=True)
+    return executor.delete_node(where, str(params["node_name"]), dry_run=True)
 
 
 def progress_of(number: int) -> Progress:

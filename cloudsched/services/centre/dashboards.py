@@ -17,6 +17,7 @@ from cloudsched.drivers.base import DriverError
 from cloudsched.errors import CloudschedError, Invalid
 from cloudsched.services.centre import centre_clusters, instance_objects, instance_places
 from cloudsched.services.centre.centre_calls import register_verb
+from cloudsched.services.centre.executor_rows import age_text
 from cloudsched.settings import Settings
 
 if TYPE_CHECKING:
@@ -141,31 +142,6 @@ def _checked(rows: Any, what: str) -> list[Facts]:
     if not isinstance(rows, list) or not all(isinstance(one, dict) and needed <= one.keys() for one in rows):
         raise CloudschedError("the centre answers in another shape than this server knows")
     return rows
-
-
-def age(seconds: float) -> str:
-    """A duration as kubectl prints it: the two largest units while they tell something, then one."""
-    s = max(0, int(seconds))
-    if s < 120:
-        return f"{s}s"
-    minutes, hours, days = s // 60, s // 3600, s // 86400
-    if minutes < 10:
-        return _two(minutes, "m", s % 60, "s")
-    if minutes < 180:
-        return f"{minutes}m"
-    if hours < 8:
-        return _two(hours, "h", minutes % 60, "m")
-    if hours < 48:
-        return f"{hours}h"
-    if hours < 192:
-        return _two(days, "d", hours % 24, "h")
-    if days < 730:
-        return f"{days}d"
-    return _two(days // 365, "y", days % 365, "d") if days < 2920 else f"{days // 365}y"
-
-
-def _two(large: int, large_unit: str, small: int, small_unit: str) -> str:
-    return f"{large}{large_unit}{small}{small_unit}" if small else f"{large}{large_unit}"
 
 
 # -- facts of pods ---------------------------------------------------------------------------------------------
@@ -324,7 +300,7 @@ def _age_of(metadata: Facts) -> str:
     stamp = metadata.get("creationTimestamp")
     if not stamp:
         return ""
-    return age(clock.now() - datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp())
+    return age_text(clock.now() - datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp())
 
 
 # -- as people read them ---------------------------------------------------------------------------------------
