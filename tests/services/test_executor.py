@@ -407,10 +407,41 @@ def test_the_rows_of_the_contract() -> None:
     ({"phase": "Pending", "initContainerStatuses": [{"state": {"terminated": {"exitCode": 0}}},
                                                     {"state": {"waiting": {"reason": "ErrImagePull"}}}]}, "Init:ErrImagePull"),
     ({"phase": "Pending", "initContainerStatuses": [{"state": {"terminated": {"exitCode": 2}}}]}, "Init:ExitCode:2"),
+    ({"phase": "Pending"}, "Pending"),
+    ({"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]}, "ImagePullBackOff"),
+    ({"phase": "Running", "containerStatuses": [{"state": {"terminated": {"exitCode": 3}}}]}, "ExitCode:3"),
+    ({"phase": "Running", "containerStatuses": [{"state": {"terminated": {"signal": 9}}}]}, "Signal:9"),
+    ({"phase": "Failed", "reason": "Evicted"}, "Evicted"),
+    ({"phase": "Succeeded", "containerStatuses": [{"state": {"terminated": {"reason": "Completed"}}}]}, "Completed"),
+    ({"phase": "Running", "containerStatuses": [{"ready": True, "state": {"running": {}}},
+                                                {"state": {"terminated": {"reason": "Completed"}}}]}, "Running"),
+    ({"phase": "Pending", "initContainerStatuses": [{"state": {"terminated": {"exitCode": 0}}}, {"state": {"running": {}}}]},
+     "Init:1/2"),
+    ({"phase": "Pending", "initContainerStatuses": [{"state": {"terminated": {"exitCode": 1, "reason": "Error"}}}]},
+     "Init:Error"),
+    ({"phase": "Pending", "initContainerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]},
+     "Init:CrashLoopBackOff"),
 ])
 def test_the_word_for_a_pod(status: dict[str, Any], word: str) -> None:
     assert executor_rows.pod_word({"metadata": {}, "status": status}) == word
     assert executor_rows.pod_word({"metadata": {"deletionTimestamp": "x"}, "status": status}) == "Terminating"
+
+
+@pytest.mark.parametrize(("first", "word"), [
+    ({"started": True, "state": {"running": {}}}, "Running"), ({"started": False, "state": {"running": {}}}, "Init:0/1"),
+    ({"started": False, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}, "Init:CrashLoopBackOff")])
+def test_an_init_container_that_stays_holds_nothing_up_once_it_runs(first: dict[str, Any], word: str) -> None:
+    status = {"phase": "Running" if word == "Running" else "Pending", "initContainerStatuses": [{"name": "proxy", **first}],
+              "containerStatuses": [{"ready": word == "Running", "state": {"running": {}}}]}
+    pod = {"metadata": {}, "spec": {"initContainers": [{"name": "proxy", "restartPolicy": "Always"}]}, "status": status}
+    assert executor_rows.pod_word(pod) == word
+    once = {**pod, "spec": {"initContainers": [{"name": "proxy"}]}}
+    assert executor_rows.pod_word(once) == (word if word != "Running" else "Init:0/1")
+
+
+def test_a_pod_on_a_lost_node_is_unknown() -> None:
+    status = {"phase": "Running", "reason": "NodeLost"}
+    assert executor_rows.pod_word({"metadata": {"deletionTimestamp": "x"}, "status": status}) == "Unknown"
 
 
 def test_nodes_of_older_and_newer_slurm() -> None:

@@ -59,27 +59,6 @@ def test_the_node_of_the_contract() -> None:
         "not ready,cordoned", "worker node", "unknown", "3.15 cores"]
 
 
-@pytest.mark.parametrize(("status", "shown"), [
-    ({"phase": "Pending"}, "Pending"),
-    ({"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]}, "ImagePullBackOff"),
-    ({"phase": "Running", "containerStatuses": [{"state": {"terminated": {"exitCode": 3}}}]}, "ExitCode:3"),
-    ({"phase": "Running", "containerStatuses": [{"state": {"terminated": {"signal": 9}}}]}, "Signal:9"),
-    ({"phase": "Failed", "reason": "Evicted"}, "Evicted"),
-    ({"phase": "Succeeded", "containerStatuses": [{"state": {"terminated": {"reason": "Completed"}}}]}, "Completed"),
-    ({"phase": "Running", "containerStatuses": [{"ready": True, "state": {"running": {}}},
-                                                {"state": {"terminated": {"reason": "Completed"}}}]}, "Running"),
-    ({"phase": "Pending", "initContainerStatuses": [{"state": {"terminated": {"exitCode": 0}}}, {"state": {"running": {}}}]},
-     "Init:1/2"),
-    ({"phase": "Pending", "initContainerStatuses": [{"state": {"terminated": {"exitCode": 1, "reason": "Error"}}}]},
-     "Init:Error"),
-    ({"phase": "Pending", "initContainerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]},
-     "Init:CrashLoopBackOff"),
-])
-def test_the_status_is_that_of_kubectl(status: dict[str, Any], shown: str) -> None:
-    assert dashboards._status({"metadata": {}, "status": status}) == shown
-    assert dashboards._status({"metadata": {"deletionTimestamp": "x"}, "status": status}) == "Terminating"
-
-
 def test_jobs_and_nodes_of_slurm_take_the_same_form() -> None:
     [job] = dashboards.pod_rows(dashboards.of_batch_pods([{
         "pod_namespace": "batch", "pod_name": "12", "pod_ready": "1/1", "pod_running": "RUNNING", "pod_restart": "0",

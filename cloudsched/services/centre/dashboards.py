@@ -17,7 +17,7 @@ from cloudsched.drivers.base import DriverError
 from cloudsched.errors import CloudschedError, Invalid
 from cloudsched.services.centre import centre_clusters, instance_objects, instance_places
 from cloudsched.services.centre.centre_calls import register_verb
-from cloudsched.services.centre.executor_rows import age_text
+from cloudsched.services.centre.executor_rows import age_text, pod_word
 from cloudsched.settings import Settings
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _pod(pod: Facts, used: Mapping[tuple[str, str], Facts] | None) -> Facts:
     figures = None if used is None else used.get((metadata["namespace"], metadata["name"]))
     limits = _asked(pod, "limits")
     return {
-        "namespace": metadata["namespace"], "name": metadata["name"], "running": _status(pod),
+        "namespace": metadata["namespace"], "name": metadata["name"], "running": pod_word(pod),
         "ready": f"{sum(bool(one.get('ready')) for one in states)}/{len(containers)}",
         "restarts": str(sum(int(one.get("restartCount") or 0) for one in states)), "age": _age_of(metadata),
         "ip": status.get("podIP") or "", "node": spec.get("nodeName") or "", "nominated": status.get("nominatedNodeName") or "",
@@ -167,49 +167,6 @@ def _pod(pod: Facts, used: Mapping[tuple[str, str], Facts] | None) -> Facts:
         "gpus": int(_asked(pod, "requests").get(GPU, 0)), "cpu_limit": _limit(containers, limits, "cpu"),
         "memory_limit": _limit(containers, limits, "memory"), "gpu_limit": int(limits.get(GPU, 0)),
     }
-
-
-def _status(pod: Facts) -> str:
-    """The word that kubectl has in its column STATUS."""
-    status = pod.get("status") or {}
-    word = str(status.get("reason") or status.get("phase") or "Pending")
-    first = status.get("initContainerStatuses") or ()
-    for number, one in enumerate(first):
-        state = one.get("state") or {}
-        ended, waiting = state.get("terminated"), state.get("waiting") or {}
-        if ended and not ended.get("exitCode"):
-            continue
-        if ended:
-            word = f"Init:{_end_of(ended)}"
-        elif waiting.get("reason") and waiting["reason"] != "PodInitializing":
-            word = f"Init:{waiting['reason']}"
-        else:
-            word = f"Init:{number}/{len(first)}"
-        break
-    else:
-        word = _of_containers(status.get("containerStatuses") or (), word)
-    if pod["metadata"].get("deletionTimestamp"):
-        return "Unknown" if status.get("reason") == "NodeLost" else "Terminating"
-    return word
-
-
-def _of_containers(states: Sequence[Facts], word: str) -> str:
-    runs = False
-    for one in reversed(states):
-        state = one.get("state") or {}
-        if (state.get("waiting") or {}).get("reason"):
-            word = str(state["waiting"]["reason"])
-        elif state.get("terminated"):
-            word = _end_of(state["terminated"])
-        elif one.get("ready") and "running" in state:
-            runs = True
-    return "Running" if runs and word == "Completed" else word
-
-
-def _end_of(ended: Facts) -> str:
-    if ended.get("reason"):
-        return str(ended["reason"])
-    return f"Signal:{ended['signal']}" if ended.get("signal") else f"ExitCode:{ended.get('exitCode', 0)}"
 
 
 def _limit(containers: Sequence[Facts], limits: Mapping[str, Decimal], name: str) -> str:

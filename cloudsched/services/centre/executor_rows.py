@@ -79,29 +79,46 @@ def pod_row(pod: Object) -> dict[str, str]:
 
 
 def pod_word(pod: Object) -> str:
-    """The STATUS column."""
+    """The column STATUS, as kubectl makes it up."""
     status = pod.get("status") or {}
     if pod["metadata"].get("deletionTimestamp"):
-        return "Terminating"
-    inits = list(status.get("initContainerStatuses") or ())
-    for number, one in enumerate(inits):
+        return "Unknown" if status.get("reason") == "NodeLost" else "Terminating"
+    word = _of_first_containers(pod) or _of_containers(status)
+    return "Completed" if word == "Succeeded" else word
+
+
+def _of_first_containers(pod: Object) -> str:
+    """The init container that holds the pod up, if one does; one that stays beside the others does not once it has started."""
+    states = (pod.get("status") or {}).get("initContainerStatuses") or ()
+    staying = {one.get("name") for one in (pod.get("spec") or {}).get("initContainers") or ()
+               if one.get("restartPolicy") == "Always"}
+    for number, one in enumerate(states):
         state = one.get("state") or {}
-        ended = state.get("terminated")
-        if ended and not ended.get("exitCode"):
+        ended, waiting = state.get("terminated"), (state.get("waiting") or {}).get("reason")
+        if (ended and not ended.get("exitCode")) or (one.get("started") and one.get("name") in staying):
             continue
         if ended:
-            return f"Init:{ended.get('reason') or 'ExitCode:' + str(ended['exitCode'])}"
-        waiting = (state.get("waiting") or {}).get("reason")
-        if one.get("started") and not waiting:
-            continue  # one that stays beside the others
-        return f"Init:{waiting}" if waiting and waiting != "PodInitializing" else f"Init:{number}/{len(inits)}"
-    for one in status.get("containerStatuses") or ():
+            return f"Init:{_end_word(ended)}"
+        return f"Init:{waiting}" if waiting and waiting != "PodInitializing" else f"Init:{number}/{len(states)}"
+    return ""
+
+
+def _of_containers(status: Object) -> str:
+    word, runs = str(status.get("reason") or status.get("phase") or "Pending"), False
+    for one in reversed(status.get("containerStatuses") or ()):
         state = one.get("state") or {}
-        word = (state.get("waiting") or {}).get("reason") or (state.get("terminated") or {}).get("reason")
-        if word and word != "Completed":
-            return str(word)
-    word = status.get("reason") or status.get("phase") or "Pending"
-    return "Completed" if word == "Succeeded" else str(word)
+        waiting = (state.get("waiting") or {}).get("reason")
+        if waiting or state.get("terminated"):
+            word = str(waiting or _end_word(state["terminated"]))
+        elif one.get("ready") and "running" in state:
+            runs = True
+    return "Running" if runs and word == "Completed" else word
+
+
+def _end_word(ended: Object) -> str:
+    if ended.get("reason"):
+        return str(ended["reason"])
+    return f"Signal:{ended['signal']}" if ended.get("signal") else f"ExitCode:{ended.get('exitCode', 0)}"
 
 
 def is_ready(node: Object) -> bool:
