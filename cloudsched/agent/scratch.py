@@ -168,7 +168,7 @@ def inside(folder: str, path: str) -> bool:
 def matches(folder: str, pattern: str) -> list[str]:
     """Files below `folder` that `pattern` names, as relative paths in order; directories count with all they hold.
 
-    Raises ValueError for a pattern that leaves the directory, or a link that does.
+    Raises ValueError for a pattern that leaves the directory, or a link that does, OSError for what cannot be read.
     """
     import glob
 
@@ -234,7 +234,14 @@ def _untouched(path: str) -> bool:
 
 
 def _files_below(path: str) -> list[str]:
-    return sorted(entry.path for entry in _walk(path) if entry.is_file(follow_symlinks=False))
+    """Raises PermissionError for a directory that we may not read: not to see its files is not that there are none."""
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            raise error
+
+    found = (os.path.join(place, name) for place, _, names in os.walk(path, onerror=refuse) for name in names)
+    return sorted(name for name in found if os.path.isfile(name) and not os.path.islink(name))
 
 
 def _walk(folder: str) -> Iterator[os.DirEntry[str]]:

@@ -2,7 +2,7 @@
 
 Contract 6.3. A section that cannot be used is skipped and reported; the others still
 load. Next to the original's cloud types stand our own (`Local`, `Fake`, `Kubernetes`,
-`Slurm`, `SSH`), which may carry any further key: those go to the driver as options.
+`Slurm`, `SSH`), which may carry further keys: those go to the driver as options.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ CLOUD_TYPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "SSH": ("ssh", ()),
 }
 OWN_FAMILIES = frozenset({"local", "fake", "kubernetes", "slurm", "ssh"})
+# Families of ours whose further keys are known here; those of the others are known to their drivers alone.
+OWN_KEYS = {"local": frozenset({"cluster", "log_agent", "log_level", "orphan_timeout_s", "run_as", "tags"})}
 IGNORED_KEYS = frozenset({"cpu_archs", "image_attach_device", "scratch_attach_device", "temp_lease_storage",
                           "vm_lifetime", "hypervisor", "vm_domain_name"})
 HIDDEN_KEYS = frozenset({"password", "access_key_id", "secret_access_key", "username"})
@@ -72,8 +74,8 @@ class CloudConf:
     `section` is the name as written, `name` the cloud's name (lower case). Memory is in
     MB, storage in GB, `boot_timeout` in seconds; -1 means not limited. `boot_timeout` None:
     the server's `vm_start_running_timeout` counts. `enabled` None: not said, start disabled
-    (B31). `options` holds the further keys of our own cloud types, secret-looking ones as
-    `Secret`.
+    (B31). `gpus`, a key of our own: of each machine; None: not said. `options` holds the
+    further keys of our own cloud types, secret-looking ones as `Secret`.
     """
 
     section: str
@@ -90,6 +92,7 @@ class CloudConf:
     storage: int = integer(UNLIMITED, low=-1)
     cpu_cores: int = integer(UNLIMITED, low=-1)
     max_vm_mem: int = integer(UNLIMITED, low=-1)
+    gpus: int | None = optional_integer(low=0)
     max_vm_storage: int = integer(UNLIMITED, low=-1)
     total_cpu_cores: int = integer(UNLIMITED, low=-1)
     networks: tuple[str, ...] = names()
@@ -190,11 +193,11 @@ def _read_section(section: Section, file: str) -> tuple[CloudConf | None, list[P
         return None, [_problem(section, file, f"cloud_type {declared.value!r} is not one of {known}",
                                key="cloud_type", line=declared.line)]
     filled = fill(CloudConf, section, file)
-    own = CLOUD_TYPES[cloud_type][0] in OWN_FAMILIES
+    family = CLOUD_TYPES[cloud_type][0]
     further = [entry for entry in filled.unknown if entry.key not in IGNORED_KEYS | {"cloud_type"}]
     problems = _missing(section, cloud_type, file)
-    problems += [_problem(section, file, f"{entry.key} is not a key of {cloud_type} clouds{_hint(entry.key)}",
-                          key=entry.key, line=entry.line) for entry in further if not own]
+    problems += [_problem(section, file, f"{entry.key} is not a key of {cloud_type} clouds{_hint(entry.key, family)}",
+                          key=entry.key, line=entry.line) for entry in further if not _takes(family, entry.key)]
     problems += [Problem(file, f"section skipped: {error.key} must be {_wanted(error)}", section=section.name,
                          key=error.key, line=error.line) for error in filled.errors]
     if problems:
@@ -216,8 +219,12 @@ def _wanted(error: ClassicConfigError) -> str:
     return error.message.partition(" must be ")[2].removesuffix(".")
 
 
-def _hint(key: str) -> str:
-    close = get_close_matches(key, [*key_names(CloudConf), "cloud_type"], n=1, cutoff=0.8)
+def _takes(family: str, key: str) -> bool:
+    return family in OWN_FAMILIES and key in OWN_KEYS.get(family, (key,))
+
+
+def _hint(key: str, family: str) -> str:
+    close = get_close_matches(key, [*key_names(CloudConf), "cloud_type", *OWN_KEYS.get(family, ())], n=1, cutoff=0.8)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

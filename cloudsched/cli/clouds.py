@@ -12,6 +12,7 @@ from typing import Any
 
 from cloudsched.cli import place_actions
 from cloudsched.cli.commands import EXIT_FAILED, EXIT_OK, EXIT_USAGE, add_action, add_actions
+from cloudsched.cli.nodes import ALIVE
 from cloudsched.cli.problems import fail
 from cloudsched.cli.session import Listing, Session, add_watch, confirm, for_each, open_session, show_list
 from cloudsched.cli.table import STATE_COLOURS, Column
@@ -52,9 +53,12 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
         "--if-match", metavar="ETAG", help="only if it is still this version (see `clouds show`)"
     )
 
-    removed = add_action(actions, "remove", run_remove, "remove clouds that have no nodes")
+    removed = add_action(actions, "remove", run_remove, "remove clouds; with --force also those that have nodes")
     _add_names(removed)
     removed.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    removed.add_argument(
+        "--force", action="store_true", help="also with nodes: they are destroyed, their jobs go back to the queue"
+    )
     for name, run, text in (
         ("enable", run_enable, "use clouds for new nodes"),
         ("disable", run_disable, "boot nothing more on clouds"),
@@ -121,12 +125,8 @@ def run_set(args: argparse.Namespace) -> int:
 
 
 def run_remove(args: argparse.Namespace) -> int:
-    if not confirm(f"Remove {', '.join(args.names)}?", assume_yes=args.yes):
-        return fail("nothing was removed")
     session = open_session(args)
-    return for_each(
-        args.names, lambda name: _done(session, name, "removed", session.client.delete(cloud_path(name)))
-    )
+    return for_each(args.names, lambda name: _remove(session, name, args))
 
 
 def run_enable(args: argparse.Namespace) -> int:
@@ -305,11 +305,32 @@ def _verify(session: Session, name: str) -> int:
     return EXIT_OK if good else fail(f"{name}: cannot be used as it is configured", EXIT_FAILED)
 
 
+def _remove(session: Session, name: str, args: argparse.Namespace) -> int:
+    """A cloud in use goes only by --force, or when somebody says so at a terminal."""
+    cloud = session.client.get(cloud_path(name))
+    nodes = int(cloud.get("nodes") or 0) + int(cloud.get("retiring") or 0)
+    if not nodes:
+        if not confirm(f"Remove {name}?", assume_yes=args.yes or args.force):
+            return fail(f"{name}: not removed")
+        return _done(session, name, "removed", session.client.delete(cloud_path(name)))
+    jobs = sum(int(node.get("jobs") or 0) for node in session.client.items("/nodes", cloud=name, state=ALIVE))
+    has = f"{_count(nodes, 'node')} with {_count(jobs, 'running job')}"
+    if not args.force and (args.yes or not sys.stdin.isatty()):
+        return fail(f"{name}: it has {has}; --force destroys them (the jobs go back to the queue)")
+    if not confirm(f"Remove {name}, and destroy its {has}?", assume_yes=args.force):
+        return fail(f"{name}: not removed")
+    return _done(session, name, f"removed; being destroyed: {has}; the jobs go back to the queue",
+                 session.client.delete(cloud_path(name)))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def _done(session: Session, name: str, verb: str, answer: Any) -> int:
     if session.screen.as_json:
         session.screen.json_line(answer if answer is not None else {"name": name})
-    elif isinstance(answer, dict) and answer.get("removed") is False:
-        session.screen.line(f"{name}: its nodes go first (cloudsched operations {answer.get('operation')})")
     else:
-        session.screen.line(f"{name}: {verb}")
+        operation = answer.get("operation") if isinstance(answer, dict) else None
+        session.screen.line(f"{name}: {verb}" + (f" (operation {operation})" if operation else ""))
     return EXIT_OK

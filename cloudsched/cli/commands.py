@@ -16,8 +16,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "count the words of real texts with 100 jobs and more, and watch"),
     "submit": ("submit", "submit a command, an HTCondor submit file, or JSON"),
     "jobs": ("jobs", "list, show, logs, wait, cancel, retry, hold, release, count, files, fetch"),
-    "nodes": ("nodes", "list, show, drain, resume, destroy, token"),
-    "clouds": ("clouds", "list, show, add, set, remove, enable, disable, verify"),
+    "nodes": ("nodes", "list, show, drain, resume, destroy, upgrade, token"),
+    "clouds": ("clouds", "list, show, add, set, remove, enable, disable, verify, capabilities, run, hosts, ping, nodes, cordon, "
+               "uncordon, drain, resume, types, prices, apply, delete, pod-log, batch"),
     "clusters": ("clusters", "clusters of every kind: list, show, terminate"),
     "centre": ("centre", "compute centres: hosts, clusters, instances, parts, prices"),
     "spark": ("dcluster", "Spark clusters and jobs: launch, status, submit, terminate, logs"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudsched.cli.commands import EXIT_FAILED, EXIT_NOT_FOUND, EXIT_OK
-from cloudsched.cli.job_words import ENDED, job_path
+from cloudsched.cli.job_words import ENDED, cut_text, job_path
 from cloudsched.cli.problems import fail
 from cloudsched.cli.session import Session
 from cloudsched.cli.submission import local_paths
@@ -26,7 +26,10 @@ def fetch_jobs(session: Session, ids: Sequence[str], *, to: str | None) -> int:
     if not jobs:
         return fail(f"no such batch or job: {', '.join(ids)}", EXIT_NOT_FOUND)
     ended = [job for job in jobs if job["state"] in ENDED]
-    failed = write_results(session, ended, to=to, within=Path(to or ".").resolve())
+    files: list[dict[str, Any]] = []
+    failed = write_results(session, ended, to=to, within=Path(to or ".").resolve(), files=files)
+    if session.screen.as_json:
+        session.screen.json({"files": files})
     open_jobs = [job["id"] for job in jobs if job["state"] not in ENDED]
     if open_jobs:
         return fail(
@@ -36,10 +39,11 @@ def fetch_jobs(session: Session, ids: Sequence[str], *, to: str | None) -> int:
 
 
 def write_results(
-    session: Session, jobs: Sequence[dict[str, Any]], *, to: str | None = None, within: Path | None = None
+    session: Session, jobs: Sequence[dict[str, Any]], *, to: str | None = None, within: Path | None = None,
+    files: list[dict[str, Any]] | None = None,
 ) -> int:
     """Write the results of ended jobs; says each path; returns how many were not written. `within`: nowhere
-    else."""
+    else. `files` gets what was written."""
     failed = 0
     written: set[Path] = set()
     for job in jobs:
@@ -56,6 +60,11 @@ def write_results(
                 continue
             written.add(path)
             _say(session, job, path, size)
+            if files is not None:
+                files.append(_written(job["id"], name, path, size))
+            cut = cut_text(job, name) if name in ("stdout", "stderr") else None
+            if cut:
+                fail(f"job {job['id']}: {cut}")
     return failed
 
 
@@ -67,10 +76,14 @@ def fetch_files(session: Session, job: str, *, names: Sequence[str] | None, to: 
     if missing:
         has = ", ".join(found) or "none"
         return fail(f"job {job} has no file {', '.join(missing)} (allowed: {has})", EXIT_NOT_FOUND)
+    files = []
     for name in wanted:
         path = below(Path(to), name)
         size = _write(session, {"id": job}, name, path, fresh=True)
         _say(session, {"id": job}, path, size)
+        files.append(_written(job, name, path, size))
+    if session.screen.as_json:
+        session.screen.json({"files": files})
     return EXIT_OK
 
 
@@ -137,6 +150,11 @@ def _write(session: Session, job: dict[str, Any], name: str, path: Path, *, fres
 
 def _stream(session: Session, job: dict[str, Any], name: str, file: Any) -> int:
     return sum(file.write(piece) for piece in session.client.output(job["id"], name))
+
+
+def _written(job: int | str, name: str, path: Path, size: int) -> dict[str, Any]:
+    """A written file, as JSON tells it."""
+    return {"job": job, "name": name, "path": str(path), "size": size}
 
 
 def _say(session: Session, job: dict[str, Any], path: Path, size: int) -> None:

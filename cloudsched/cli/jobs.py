@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cloudsched.cli.commands import EXIT_FAILED, EXIT_OK, EXIT_USAGE, add_action, add_actions
-from cloudsched.cli.job_words import ENDED, STATES, job_path
+from cloudsched.cli.job_words import ENDED, STATES, cut_text, job_path
 from cloudsched.cli.problems import fail
 from cloudsched.cli.session import Listing, Session, add_watch, for_each, open_session, show_each, show_list
 from cloudsched.cli.table import STATE_COLOURS, Column
@@ -78,6 +78,7 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
             steer.add_argument("--reason", metavar="TEXT", help="said to who asks why it waits")
         if name == "retry":
             steer.add_argument("--priority", type=signed, metavar="N", help="of the new job (default: as before)")
+            steer.add_argument("--ignore-dependencies", action="store_true", help="do not wait for the jobs it needs")
 
     files = add_action(actions, "files", run_files, "list or fetch a job's output files")
     files.add_argument("id", metavar="ID", help="number or key of the job")
@@ -133,12 +134,22 @@ def run_logs(args: argparse.Namespace) -> int:
     )
     if args.as_json:
         text = b"".join(pieces).decode("utf-8", "replace")
-        session.screen.json({"id": args.id, "stream": stream, "text": text})
+        cut = _cut(session, args, stream)
+        session.screen.json({"id": args.id, "stream": stream, "text": text, "truncated": cut is not None})
         return EXIT_OK
     for piece in pieces:
         sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
+    cut = _cut(session, args, stream)
+    if cut:
+        fail(cut)
     return EXIT_OK
+
+
+def _cut(session: Session, args: argparse.Namespace, stream: str) -> str | None:
+    """What the API tells of the newest attempt; of earlier ones nobody knows."""
+    job = session.client.get(job_path(args.id))
+    return cut_text(job, stream) if args.attempt in (None, job.get("attempt")) else None
 
 
 def run_wait(args: argparse.Namespace) -> int:
@@ -170,7 +181,9 @@ def run_cancel(args: argparse.Namespace) -> int:
 
 def run_retry(args: argparse.Namespace) -> int:
     session = open_session(args)
-    body = {} if args.priority is None else {"priority": args.priority}
+    body: dict[str, Any] = {} if args.priority is None else {"priority": args.priority}
+    if args.ignore_dependencies:
+        body["ignore_dependencies"] = True
     return for_each(
         args.ids, lambda one: _told(session, one, session.client.create(f"{job_path(one)}/retry", body))
     )

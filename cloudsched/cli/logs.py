@@ -7,8 +7,10 @@ import json
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from cloudsched.cli.commands import EXIT_FAILED, EXIT_OK, EXIT_USAGE, add_action, add_actions
 from cloudsched.cli.problems import fail
@@ -198,7 +200,12 @@ def run_show(args: argparse.Namespace) -> int:
     session = open_session(args)
     params = {"since": since, "tail": args.tail, "stream": args.stream, "attempt": args.attempt, "job": job}
     one_job = path.startswith("/jobs/")
-    records = session.client.records(path, **params) if args.follow else session.client.items(path, **params)
+    if args.follow:
+        # A node's logs have no end; a server that stops ends its answers, too.
+        over = partial(session.client.has_ended, unquote(path.split("/")[2])) if one_job else lambda: False
+        records = session.client.records(path, over=over, **params)
+    else:
+        records = session.client.items(path, **params)
     for record in records:
         if session.screen.as_json:
             session.screen.json_line(record)

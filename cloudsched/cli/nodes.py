@@ -13,6 +13,7 @@ from cloudsched.cli.values import duration_s, positive, show_duration, show_mb, 
 
 STATES = ("requested", "starting", "running", "stopping", "gone", "failed", "released")
 _GONE = frozenset({"gone", "failed", "released"})
+ALIVE = [state for state in STATES if state not in _GONE]
 
 COLUMNS = (
     Column("ID", right=True),
@@ -75,7 +76,7 @@ def configure(parser: argparse.ArgumentParser, _: str) -> None:
 
 def run_list(args: argparse.Namespace) -> int:
     session = open_session(args)
-    states = args.of_state or (None if args.all else [state for state in STATES if state not in _GONE])
+    states = args.of_state or (None if args.all else ALIVE)
     params = {"state": states, "cloud": args.cloud, "user": args.user, "vm_type": args.vm_type}
     listing = Listing(COLUMNS, node_row, "no nodes (machines are booted when jobs need them)")
     return show_list(args, session, listing, fetch=lambda: session.client.items("/nodes", **params))

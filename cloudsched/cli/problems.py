@@ -36,8 +36,9 @@ def fail_with(error: Exception, args: argparse.Namespace) -> int | None:
         return fail(_invalid(error), EXIT_USAGE)
     if isinstance(error, CloudschedError):
         return fail(error.message)
-    if isinstance(error, OSError) and error.filename is not None:
-        return fail(f"{os.fsdecode(error.filename)}: {error.strerror}")
+    if isinstance(error, OSError):
+        named = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return fail(named + (error.strerror or str(error) or type(error).__name__))
     return None
 
 

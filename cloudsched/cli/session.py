@@ -13,7 +13,7 @@ from cloudsched.cli.screen import Screen, watch
 from cloudsched.cli.table import Column
 
 if TYPE_CHECKING:
-    from cloudsched.client import Client
+    from cloudsched.client import Client, ServerAway
 
 
 class Session(NamedTuple):
@@ -39,8 +39,16 @@ def open_session(args: argparse.Namespace) -> Session:
     from cloudsched.client import locate
 
     client = locate(args.server, state=args.state, key_file=args.key_file)
+    client.on_away = lambda error: _tell_away(error, client.follow_patience_s)
     args.closing.callback(client.close)
     return Session(client, Screen(as_json=args.as_json))
+
+
+def _tell_away(error: ServerAway, patience_s: float) -> None:
+    from cloudsched.cli.problems import fail
+    from cloudsched.cli.values import show_duration
+
+    fail(f"{error}; trying again for {show_duration(patience_s)}")
 
 
 def show_list(

@@ -7,6 +7,7 @@ import base64
 import copy
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,11 +73,72 @@ def send(client: Client, work: Submission, *, must_name_batch: bool = False) -> 
             f'{len(work.jobs)} jobs that name each other by "#N" must fit one request (allowed: {MAX_JOBS} jobs, '
             f"{_REQUEST_BYTES // 1024 // 1024}M of small files)"
         )
-    answers = [client.create("/jobs", part[0] if len(part) == 1 else {"jobs": part}) for part in parts]
-    work.ids = [number for answer in answers for number in answer.get("ids") or [answer.get("id")]]
+    answers = _sent(client, work, parts)
     work.answer = answers[0] if len(answers) == 1 else _joined(answers)
     _upload(client, work)
     return work
+
+
+def _sent(client: Client, work: Submission, parts: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The answers to all requests; when it ends before the last of them, what is there already is said."""
+    if len(parts) > 1:
+        print(f"cloudsched: {_all_jobs(work)} jobs in {len(parts)} requests{_as_batch(work)}", file=sys.stderr)
+    answers = []
+    try:
+        for part in parts:
+            answers.append(client.create("/jobs", part[0] if len(part) == 1 else {"jobs": part}))
+            work.ids += answers[-1].get("ids") or [answers[-1].get("id")]
+    except BaseException as error:
+        if len(parts) > 1:
+            _tell_rest(client, work, error)
+        raise
+    return answers
+
+
+def _tell_rest(client: Client, work: Submission, error: BaseException) -> None:
+    """Of a submission that stopped halfway: which jobs are there, and how to be rid of them."""
+    from cloudsched.client import ApiError
+
+    # Nobody knows whether a request without an answer arrived.
+    least = "" if isinstance(error, ApiError) else "at least "
+    if not work.ids and not isinstance(error, KeyboardInterrupt):
+        return
+    _cancel(client, [number for number, job in _owners(work) if _local_bytes(job) > _INLINE_BYTES])
+    there = f"{least}{len(work.ids)} of {_all_jobs(work)} jobs were submitted{_as_batch(work)}"
+    if work.batch:
+        there += f"; cancel them with: cloudsched jobs cancel --batch {shlex.quote(work.batch)}"
+    elif work.ids:
+        there += f", numbers {work.ids[0]} to {work.ids[-1]}"
+    print(f"cloudsched: {there}", file=sys.stderr)
+
+
+def _as_batch(work: Submission) -> str:
+    return f" as batch {work.batch}" if work.batch else ""
+
+
+def _all_jobs(work: Submission) -> int:
+    return sum(map(_array_size, work.jobs))
+
+
+def _owners(work: Submission) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each number with the job that it was given for, as far as there are numbers."""
+    return zip(work.ids, (job for job in work.jobs for _ in range(_array_size(job))), strict=False)
+
+
+def _cancel(client: Client, ids: list[int]) -> None:
+    """Cancel jobs whose files will not come: they would wait for ever."""
+    from cloudsched.client import ClientError
+
+    if not ids:
+        return
+    client.close()  # it may have been interrupted in the middle of a call
+    try:
+        for start in range(0, len(ids), MAX_JOBS):
+            client.post("/jobs/cancel", {"ids": ids[start : start + MAX_JOBS]})
+        print(f"cloudsched: {len(ids)} jobs were cancelled, as not all their input files were sent", file=sys.stderr)
+    except ClientError as error:
+        print(f"cloudsched: jobs {ids[0]} to {ids[-1]} wait for input files that will not come, and could not be "
+              f"cancelled: {error}", file=sys.stderr)
 
 
 def _name_batch(work: Submission) -> None:
@@ -139,24 +201,22 @@ def _file(one: dict[str, Any], job: dict[str, Any], encoded: dict[str, str] | No
     kept = {key: value for key, value in one.items() if key != _LOCAL}
     if os.access(local, os.X_OK) or job.get("command", [""])[0] == "./" + one["name"]:
         kept.setdefault("mode", 0o755)
-    kept["size"] = Path(local).stat().st_size
     if encoded is None:
-        return kept
+        return {**kept, "size": Path(local).stat().st_size}
     if local not in encoded:
         encoded[local] = base64.b64encode(Path(local).read_bytes()).decode()
-    return {**kept, "content_base64": encoded[local]}
+    text = encoded[local]  # its size, not the file's: that may have grown meanwhile
+    return {**kept, "size": len(text) * 3 // 4 - text.count("=", -2), "content_base64": text}
 
 
 def _upload(client: Client, work: Submission) -> None:
-    """Send what was announced by size alone. When that fails the jobs are cancelled: they would wait for
-    ever."""
-    owners = [job for job in work.jobs for _ in range(_array_size(job))]
+    """Send what was announced by size alone. When that fails or is interrupted the jobs are cancelled."""
     try:
-        for number, job in zip(work.ids, owners, strict=True):
+        for number, job in _owners(work):
             if _local_bytes(job) > _INLINE_BYTES:
                 _upload_files(client, number, job)
-    except Exception:
-        client.post("/jobs/cancel", {"ids": work.ids})
+    except BaseException:
+        _cancel(client, work.ids)
         raise
 
 

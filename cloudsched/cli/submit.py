@@ -12,6 +12,7 @@ from typing import Any
 
 from cloudsched.cli import values
 from cloudsched.cli.commands import EXIT_OK, EXIT_USAGE, add_common
+from cloudsched.cli.job_words import cut_text
 from cloudsched.cli.problems import fail
 from cloudsched.cli.session import Session, open_session
 from cloudsched.cli.submission import Submission, from_submit_file, input_file, names_cluster, send
@@ -309,4 +310,9 @@ def _follow(session: Session, sent: Submission) -> int:
 
     for number in sent.ids:
         follow(session.client, number, titled=len(sent.ids) > 1)
-    return exit_status(wait_for(session, sent.ids, batch=sent.batch, quiet=True))
+    jobs = wait_for(session, sent.ids, batch=sent.batch, quiet=True)
+    for job in jobs:
+        for cut in (cut_text(job, "stdout"), cut_text(job, "stderr")):
+            if cut:
+                fail(f"job {job['id']}: {cut}")
+    return exit_status(jobs)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 _COLOURS = {
@@ -11,6 +13,7 @@ _COLOURS = {
 }  # fmt: skip
 GAP = "  "
 NARROWEST = 6
+_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 # One colour per state word, for jobs, nodes, operations and clouds alike.
 STATE_COLOURS = {
@@ -44,11 +47,18 @@ def plain_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> lis
 
 
 def fitted_table(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int, colour: bool = True
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int, colour: bool = True, today: str | None = None
 ) -> list[str]:
-    """Aligned lines no wider than `width`: the widest columns are cut (with `…`) until it fits."""
+    """Aligned lines no wider than `width`: times lose their date or their seconds, then the widest columns are cut (with
+    `…`) until it fits. `today`: as in 2026-01-31, of times of today the date goes."""
     cells = [[_one_line(cell) for cell in row] for row in rows]
-    widths = _fit([_widest(index, column, cells) for index, column in enumerate(columns)], width)
+    widths = [_widest(index, column, cells) for index, column in enumerate(columns)]
+    if sum(widths) + len(GAP) * (len(widths) - 1) > width:
+        times = {index for index in range(len(columns)) if _are_times(row[index] for row in cells)}
+        today = today or time.strftime("%Y-%m-%d")
+        cells = [[_short_time(cell, today) if index in times else cell for index, cell in enumerate(row)] for row in cells]
+        widths = [_widest(index, column, cells) for index, column in enumerate(columns)]
+        widths = _fit(widths, width, whole=times)
     header = _line([column.header for column in columns], columns, widths)
     lines = [paint(header, "bold") if colour else header]
     for row in cells:
@@ -80,10 +90,25 @@ def _widest(index: int, column: Column, cells: list[list[str]]) -> int:
     return max([len(column.header), *(text_width(row[index]) for row in cells)])
 
 
-def _fit(widths: list[int], width: int) -> list[int]:
+def _are_times(cells: Iterable[str]) -> bool:
+    found = [cell for cell in cells if cell]
+    return bool(found) and all(_TIME.fullmatch(cell) for cell in found)
+
+
+def _short_time(cell: str, today: str) -> str:
+    """21:03:04 of today, 11-22 21:03 of another day."""
+    date, _, clock = cell.partition(" ")
+    return clock if date == today else cell[5:16]
+
+
+def _fit(widths: list[int], width: int, *, whole: Set[int]) -> list[int]:
+    """`whole`: columns that are never cut."""
     over = sum(widths) + len(GAP) * (len(widths) - 1) - width
-    while over > 0 and max(widths) > NARROWEST:
-        widest = max(range(len(widths)), key=widths.__getitem__)
+    parts = [index for index in range(len(widths)) if index not in whole]
+    while over > 0 and parts:
+        widest = max(parts, key=widths.__getitem__)
+        if widths[widest] <= NARROWEST:
+            break
         widths[widest] -= 1
         over -= 1
     return widths

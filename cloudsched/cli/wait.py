@@ -71,10 +71,20 @@ def follow(client: Client, job: int | str, *, titled: bool) -> None:
     """Both outputs of a job as they come, until it has ended."""
     if titled:
         print(f"==> {job} <==", flush=True)
-    errors = threading.Thread(target=_copy, args=(client, job, "stderr"), daemon=True)
+    failed: list[Exception] = []
+
+    def copy_errors() -> None:
+        try:
+            _copy(client, job, "stderr")
+        except Exception as error:
+            failed.append(error)
+
+    errors = threading.Thread(target=copy_errors, daemon=True)
     errors.start()
     _copy(client, job, "stdout")
     errors.join()
+    if failed:
+        raise failed[0]
 
 
 def counts_text(counts: Counter[str], screen: Screen) -> str:

@@ -19,11 +19,13 @@ from urllib.parse import quote, urlencode, urlsplit
 from cloudsched import __version__
 from cloudsched.client.errors import BusyError, ConflictError, ServerAway, from_answer
 from cloudsched.client.sse import EventReader, ServerEvent
+from cloudsched.client.tries import Tries
 
 API = "/api/v2"
 PIECE_BYTES = 64 * 1024
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _BROKEN = (http.client.HTTPException, OSError)
+_ENDED = frozenset({"succeeded", "failed", "timeout", "cancelled"})  # states of jobs
 
 
 class Answer(NamedTuple):
@@ -43,7 +45,8 @@ class Client:
 
     `timeout_s`: the longest silence on a connection. `patience_s`: how long calls that may be repeated are,
     once the server has answered this client (a restart is waited for); one that never answered gets a second.
-    Raises ApiError kinds and ServerAway.
+    `follow_patience_s`: the same for what is followed (output, events, records); `on_away` is called once each time
+    the server is lost while something is followed. Raises ApiError kinds and ServerAway.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class Client:
         *,
         timeout_s: float = 30.0,
         patience_s: float = 30.0,
+        follow_patience_s: float = 120.0,
+        on_away: Callable[[ServerAway], None] | None = None,
         user: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
@@ -61,6 +66,8 @@ class Client:
         self.base_url = base_url.rstrip("/")
         self.timeout_s = timeout_s
         self.patience_s = patience_s
+        self.follow_patience_s = follow_patience_s
+        self.on_away = on_away
         self._secure = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if self._secure else 80)
@@ -74,6 +81,7 @@ class Client:
         self._monotonic = monotonic
         self._connection: http.client.HTTPConnection | None = None
         self._met = False
+        self._away_told = False
 
     def __enter__(self) -> Client:
         return self
@@ -154,56 +162,68 @@ class Client:
         follow: bool = False,
         attempt: int | None = None,
     ) -> Iterator[bytes]:
-        """The output of a job in pieces; with `follow` until the job has ended, resumed where a connection
-        broke."""
-        deadline: float | None = None
+        """The output of a job in pieces.
+
+        With `follow` until the job has ended, whatever happens to connections and server meanwhile; without `attempt`
+        the newest one's and then those of the attempts that follow.
+        """
+        if not follow:
+            yield from self._output(job, stream, offset, attempt, follow=False)
+            return
+        found = self._job(job)
+        number = attempt or max(1, found["attempt"])
         while True:
-            params = {"stream": stream, "offset": offset, "follow": 1 if follow else None, "attempt": attempt}
+            for piece in self._output(job, stream, offset, number, follow=True):
+                offset += len(piece)
+                yield piece
+            # What was known before the bytes counts: of an ended attempt they were all there.
+            if attempt is None and found["attempt"] > number:
+                number, offset = number + 1, 0
+            elif found["state"] in _ENDED or found["attempt"] > number:
+                return
+            found = self._job(job)
+            if found["state"] not in _ENDED and found["attempt"] <= number:
+                self._sleep(0.2)  # a server that stops ends its answers, too
+
+    def has_ended(self, job: int | str) -> bool:
+        """Has this job ended? A server that is away is waited for as long as when something is followed."""
+        return self._job(job)["state"] in _ENDED
+
+    def records(
+        self, path: str, *, over: Callable[[], bool] = lambda: True, **params: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Records of collected logs as they come, resumed where a connection broke; when the server ends them and
+        they were `over` before."""
+        tries = self._follow_tries(told=False)
+        while True:
+            was_over = over()
             connection, response = self._open(
-                f"/jobs/{segment(job)}/output", params, {"Accept": "text/plain"}
+                path, {**params, "follow": 1}, {"Accept": "application/x-ndjson"}, self._follow_tries()
             )
             try:
-                while piece := response.read1(PIECE_BYTES):
-                    offset += len(piece)
-                    deadline = None
-                    yield piece
-                return
-            except _BROKEN as error:
-                if follow and isinstance(error, TimeoutError):
-                    continue  # silent, not broken: ask again from here
-                deadline = self._pause_or_raise(deadline, error)
-            finally:
-                connection.close()
-
-    def records(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
-        """Records of collected logs as they come, until the server ends it; resumed where a connection broke."""
-        deadline: float | None = None
-        while True:
-            connection, response = self._open(path, {**params, "follow": 1}, {"Accept": "application/x-ndjson"})
-            try:
                 while line := response.readline():
-                    deadline = None
+                    tries.alive()
                     if line.strip():
                         record = json.loads(line)
                         params["cursor"] = record.pop("cursor")
                         yield record
-                return
+                if was_over:
+                    return
+                self._sleep(0.2)
             except TimeoutError:
                 continue
             except (*_BROKEN, ValueError) as error:
-                deadline = self._pause_or_raise(deadline, error)
+                tries.pause(self._away(error))
             finally:
                 connection.close()
 
     def download(self, path: str, file: BinaryIO, **params: Any) -> int:
         """GET `path` into `file`; the number of bytes. ServerAway when the answer was cut."""
-        connection, response = self._open(path, params, {"Accept": "*/*"})
+        connection, response = self._open(path, params, {"Accept": "*/*"}, self._call_tries())
         size = 0
         try:
-            while piece := response.read(PIECE_BYTES):
+            while piece := self._piece(response):
                 size += file.write(piece)
-        except _BROKEN as error:
-            raise ServerAway(self.base_url, _reason(error)) from None
         finally:
             connection.close()
         return size
@@ -217,29 +237,28 @@ class Client:
     ) -> Iterator[ServerEvent]:
         """The event stream without an end; a broken connection is resumed after the last event read."""
         reader = EventReader(last_id)
-        deadline: float | None = None
+        tries = self._follow_tries(told=False)
         while True:
             headers = {"Accept": "text/event-stream"}
             params = {**filters, "since": since}
             if reader.last_id is not None:
                 headers["Last-Event-ID"] = reader.last_id
                 del params["since"]
-            connection, response = self._open("/events", params, headers)
+            connection, response = self._open("/events", params, headers, self._follow_tries())
             if response.headers.get_content_type() != "text/event-stream":
                 connection.close()
                 raise ServerAway(self.base_url, "it does not stream events (a proxy in between?)")
             try:
                 for event in reader.read(response):
-                    deadline = None
+                    tries.alive()
                     yield event
+                self._sleep(reader.retry_s if reader.retry_s is not None else 0.2)
             except TimeoutError:
-                pass
+                continue
             except _BROKEN as error:
-                deadline = self._pause_or_raise(deadline, error)
+                tries.pause(self._away(error))
             finally:
                 connection.close()
-            if deadline is None:
-                self._sleep(reader.retry_s if reader.retry_s is not None else 0.2)
 
     # --- the wire
 
@@ -313,43 +332,108 @@ class Client:
                 raise
             self.close()  # the server had closed the idle connection
             return self._exchange(method, target, payload, headers, repeatable, timeout_s)
-        self._met = True
+        self._met, self._away_told = True, False
         found = {name.lower(): value for name, value in response.getheaders()}
         if response.status >= 400:
             raise _refusal(response.status, response.reason, found, raw)
         return response.status, found, raw
 
+    # --- answers that are followed, each on a connection of its own (threads may share the client for these)
+
+    def _output(
+        self, job: int | str, stream: str, offset: int, attempt: int | None, *, follow: bool
+    ) -> Iterator[bytes]:
+        """One answer to its end, resumed where a connection broke."""
+        make = self._follow_tries if follow else self._call_tries
+        tries = make(told=False)
+        while True:
+            params = {"stream": stream, "offset": offset, "follow": 1 if follow else None, "attempt": attempt}
+            connection, response = self._open(
+                f"/jobs/{segment(job)}/output", params, {"Accept": "text/plain"}, make()
+            )
+            try:
+                while piece := response.read1(PIECE_BYTES):
+                    offset += len(piece)
+                    tries.alive()
+                    yield piece
+                return
+            except _BROKEN as error:
+                if not (follow and isinstance(error, TimeoutError)):  # that one is silent, not broken
+                    tries.pause(self._away(error))
+            finally:
+                connection.close()
+
+    def _job(self, job: int | str) -> dict[str, Any]:
+        tries = self._follow_tries()
+        while True:
+            connection, response = self._open(f"/jobs/{segment(job)}", {}, {}, tries)
+            try:
+                found: dict[str, Any] = json.loads(response.read())
+                return {**found, "attempt": int(found.get("attempt") or 0)}
+            except (*_BROKEN, ValueError) as error:
+                tries.pause(self._away(error))
+            finally:
+                connection.close()
+
     def _open(
-        self, path: str, params: Mapping[str, Any], headers: Mapping[str, str]
+        self, path: str, params: Mapping[str, Any], headers: Mapping[str, str], tries: Tries
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         """A connection of its own with an answer whose body has not been read."""
-        deadline: float | None = None
         while True:
-            connection = self._connect()
             try:
-                connection.request(
-                    "GET", self._prefix + _target(path, params), headers={**self._headers, **headers}
-                )
-                response = connection.getresponse()
-                break
+                found = self._opened(self._prefix + _target(path, params), {**self._headers, **headers})
+                self._met, self._away_told = True, False
+                return found
+            except BusyError as error:
+                if not error.retry_after_s:
+                    raise
+                tries.pause(error, error.retry_after_s)
             except _BROKEN as error:
-                connection.close()
-                deadline = self._pause_or_raise(deadline, error)
-        self._met = True
-        if response.status < 400:
-            return connection, response
-        raw = response.read()
+                tries.pause(self._away(error))
+
+    def _opened(
+        self, target: str, headers: Mapping[str, str]
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        connection = self._connect()
+        try:
+            connection.request("GET", target, headers=dict(headers))
+            response = connection.getresponse()
+            if response.status < 400:
+                return connection, response
+            raw = response.read()
+        except _BROKEN:
+            connection.close()
+            raise
         connection.close()
+        self._met = True
         found = {name.lower(): value for name, value in response.getheaders()}
         raise _refusal(response.status, response.reason, found, raw)
 
-    def _pause_or_raise(self, deadline: float | None, error: Exception) -> float:
-        now = self._monotonic()
-        deadline = deadline if deadline is not None else now + (self.patience_s if self._met else 1.0)
-        if now + 0.2 > deadline:
-            raise ServerAway(self.base_url, _reason(error)) from None
-        self._sleep(0.2)
-        return deadline
+    def _piece(self, response: http.client.HTTPResponse) -> bytes:
+        try:
+            return response.read(PIECE_BYTES)
+        except _BROKEN as error:
+            raise self._away(error) from None
+
+    def _away(self, error: Exception) -> ServerAway:
+        return ServerAway(self.base_url, _reason(error))
+
+    def _call_tries(self, *, told: bool = False) -> Tries:
+        return Tries(
+            lambda: self.patience_s if self._met else 1.0, sleep=self._sleep, monotonic=self._monotonic
+        )
+
+    def _follow_tries(self, *, told: bool = True) -> Tries:
+        """`told`: not of an answer that broke off; when nobody answers after that, it is told then."""
+        return Tries(
+            lambda: self.follow_patience_s if self._met else 1.0, sleep=self._sleep,
+            monotonic=self._monotonic, told=self._tell_away if told else None,
+        )  # fmt: skip
+
+    def _tell_away(self, failure: Exception) -> None:
+        if self._met and self.on_away is not None and isinstance(failure, ServerAway) and not self._away_told:
+            self._away_told = True
+            self.on_away(failure)
 
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
@@ -399,4 +483,6 @@ def _reason(error: Exception) -> str:
         return "timed out"
     if isinstance(error, socket.gaierror):
         return "unknown host name"
+    if isinstance(error, http.client.IncompleteRead):
+        return "the answer was cut"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

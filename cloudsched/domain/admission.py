@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cloudsched.domain.scheduling.model import Require, Shape
@@ -14,7 +14,8 @@ OURS = frozenset({"queue", "task"})
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What admission looks at. Empty `user`/`vm_type` admit any; `cloud_names` are its cloud's name and aliases.
+    """What admission looks at. Empty `user`/`vm_type` admit any; `cloud_names` are the names by which a target
+    means its cloud (scheduling/fit.called).
 
     `kinds`: the jobs it takes now. From `os` on it is what the machine said of itself; the totals are those of the whole
     machine, 0 when it did not say.
@@ -31,7 +32,7 @@ class Machine:
     node_id: int = 0
     os: str = ""
     role: str = ""
-    gpu: bool = False
+    gpus: int = 0
     internet: bool = True
     total_cores: int = 0
     total_memory_mb: int = 0
@@ -58,10 +59,10 @@ def refusals(machine: Machine, shape: Shape) -> list[Refusal]:
     if machine.vm_type and machine.vm_type != shape.vm_type:
         found.append(Refusal("type", machine.vm_type, shape.vm_type, f"the node is of type {machine.vm_type}"))
     for rule, have, need in (("cores", machine.cores, shape.cores), ("memory_mb", machine.memory_mb, shape.memory_mb),
-                             ("storage_gb", machine.storage_gb, shape.storage_gb)):
+                             ("storage_gb", machine.storage_gb, shape.storage_gb), ("gpus", machine.gpus, shape.gpus)):
         if have < need:
             found.append(Refusal(rule, have, need, f"{rule}: the node has {have}, the job needs {need}"))
-    if shape.targets and not machine.cloud_names & {name.lower() for name in shape.targets}:
+    if shape.wanted and machine.cloud_names.isdisjoint(shape.wanted):
         found.append(Refusal("target", sorted(machine.cloud_names), list(shape.targets),
                              "the node's cloud is not among the job's target clouds"))
     return [*found, *unmet(machine, shape.require or _PLAIN)]
@@ -80,7 +81,7 @@ def unmet(machine: Machine, require: Require) -> Iterator[Refusal]:
     if not require.tags <= machine.tags:
         missing = sorted(require.tags - machine.tags)
         yield Refusal("tags", sorted(machine.tags), sorted(require.tags), f"the node has no tag {', '.join(missing)}")
-    if require.gpu and not machine.gpu:
+    if require.gpu and not machine.gpus:
         yield Refusal("gpu", False, True, "the node has no GPU")
     if require.internet and not machine.internet:
         yield Refusal("internet", False, True, "the node has no internet")
@@ -100,8 +101,9 @@ def admits(machine: Machine, shape: Shape) -> bool:
         and machine.cores >= shape.cores
         and machine.memory_mb >= shape.memory_mb
         and machine.storage_gb >= shape.storage_gb
+        and machine.gpus >= shape.gpus
         and ("command" in machine.kinds if shape.require is None else meets(machine, shape.require))
-        and (not shape.targets or not machine.cloud_names.isdisjoint(_lower(shape.targets)))
+        and (not shape.wanted or not machine.cloud_names.isdisjoint(shape.wanted))
     )
 
 
@@ -113,7 +115,7 @@ def meets(machine: Machine, require: Require) -> bool:
         and (not require.os or machine.os == require.os)
         and (not require.role or machine.role == require.role)
         and require.tags <= machine.tags
-        and (not require.gpu or machine.gpu)
+        and (not require.gpu or machine.gpus > 0)
         and (not require.internet or machine.internet)
         and machine.total_cores >= require.min_cores
         and machine.total_memory_mb >= require.min_memory_mb
@@ -122,7 +124,3 @@ def meets(machine: Machine, require: Require) -> bool:
 
 
 _PLAIN = Require()
-
-
-def _lower(names: Sequence[str]) -> list[str]:
-    return [name.lower() for name in names]

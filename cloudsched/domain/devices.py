@@ -38,7 +38,7 @@ class Facts:
     os: str = ""
     role: str = ""
     tags: frozenset[str] = frozenset()
-    gpu: bool = False
+    gpus: int = 0  # one that is said to be there counts as one
     internet: bool = True
     cores: int = 0
     memory_mb: int = 0
@@ -53,6 +53,11 @@ class Facts:
     interfaces: tuple[str, ...] = ()
     sensors: tuple[str, ...] = ()
     listed_capabilities: tuple[str, ...] = ()
+
+    @property
+    def gpu(self) -> bool:
+        """Has it a GPU?"""
+        return self.gpus > 0
 
     def capabilities(self) -> tuple[str, ...]:
         """Contract 10.2: names of the groups that hold something; a reported list as it is."""
@@ -90,7 +95,8 @@ def facts_of(profile: Mapping[str, Any]) -> Facts:
     return Facts(
         kinds=BATCH_KINDS if kinds is None else kinds, announced=kinds is not None,
         os=_os(profile, details), role=_text(profile.get("role"))[:100].lower(), tags=tags,
-        gpu=profile.get("has_gpu") is True or _number(profile.get("gpus")) > 0 or _computes_on_gpu(groups, listed),
+        gpus=max(min(1000, math.ceil(_number(profile.get("gpus")))),
+                 int(profile.get("has_gpu") is True or _computes_on_gpu(groups, listed))),
         internet=profile.get("internet") is not False or _INTERNET_TAG in tags,
         cores=int(_number(profile.get("cpu_count")) or _number(profile.get("cores"))),
         memory_mb=_memory_mb(profile), storage_gb=_number(profile.get("storage_total_gb")) or _number(profile.get("storage_gb")),

@@ -22,6 +22,7 @@ MAX_ARRAY = 100_000
 # As the agent takes names: relative, every part a name of its own.
 _UNSAFE_NAME = re.compile(r"^[/~]|(^|/)\.{0,2}(/|$)|\x00")
 _KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -193,9 +194,21 @@ def check(job: JobRequest, prefix: str = "") -> list[FieldError]:
                  for i, name in enumerate(names) if name in folders]
     if job.array is not None and (job.array.size is None) == (job.array.indices is None):
         problems.append(FieldError(prefix + "array", "give size or indices, one of them"))
+    if job.array is not None and job.array.indices is not None and (twice := _first_twice(job.array.indices)) is not None:
+        problems.append(FieldError(prefix + "array.indices", f"holds {twice} twice", "each index once"))
     if job.user is not None and not job.user.strip():
         problems.append(FieldError(prefix + "user", "is empty"))
+    problems += [FieldError(prefix + name, "holds a control character", "printable text")
+                 for name, text in (("user", job.user), ("name", job.name), ("batch", job.batch))
+                 if text and _CONTROL.search(text)]
     return problems
+
+
+def _first_twice(indices: list[int]) -> int | None:
+    if len(set(indices)) == len(indices):
+        return None
+    seen: set[int] = set()
+    return next(index for index in indices if index in seen or seen.add(index))  # type: ignore[func-returns-value]
 
 
 def _check_task(job: JobRequest, prefix: str) -> list[FieldError]:

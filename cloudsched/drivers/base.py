@@ -85,6 +85,7 @@ class Wanted:
     labels: Mapping[str, str] = field(default_factory=dict)
     key_name: str = ""
     max_price: float = 0.0  # of an hour; above 0: a spot machine that costs no more
+    gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)

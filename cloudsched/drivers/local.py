@@ -39,6 +39,7 @@ STOP_GRACE_S = 3.0
 KILL_TIMEOUT_S = 10.0
 MAX_NAME = 255
 
+OPTIONS = ("log_level", "orphan_timeout_s", "run_as", "tags")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 

@@ -43,6 +43,12 @@ def make(place: Place) -> Driver:
     return factory(place.kind)(place)
 
 
+def options(kind: str) -> tuple[str, ...] | None:
+    """The options that a place of this kind can have; None where its driver alone knows."""
+    module, _ = _MODULES.get(canonical(kind), ("", ""))
+    return getattr(importlib.import_module(module), "OPTIONS", None) if module else None
+
+
 def factory(kind: str) -> Factory:
     """The factory of a kind."""
     name = canonical(kind)

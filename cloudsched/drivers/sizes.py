@@ -72,10 +72,10 @@ class TypeRules:
 
 
 def smallest(types: Sequence[InstanceType], *, cores: int, memory_mb: int, rules: TypeRules,
-             storage_gb: int = 0) -> InstanceType | None:
+             storage_gb: int = 0, gpus: int = 0) -> InstanceType | None:
     """The cheapest allowed type that fits where prices are known, else the smallest; None when nothing fits."""
     fits = [one for one in types if one.cores >= cores and one.memory_mb >= memory_mb and one.storage_gb >= storage_gb
-            and (not rules.allowed or one.name in rules.allowed)
+            and one.gpus >= gpus and (not rules.allowed or one.name in rules.allowed)
             and (not rules.arch or not one.arch or one.arch == rules.arch)]
     return min(fits, key=_size, default=None)
 

@@ -74,6 +74,7 @@ class Booter:
             vm_type=node.vm_type, join_token=token, server_url=place.server_url, slots=node.slots,
             user_data=read_user_data(extras.get("user_data") or (), folder=self.user_data_dir),
             key_name=str(extras.get("key_name") or ""), max_price=shape.maximum_price if shape else 0.0,
+            gpus=shape.gpus if shape else 0,
             labels={"cloudsched-instance": place.instance, "cloudsched-node": node.name,
                     **({"cloudsched-asked-by": asked_by} if asked_by else {})})
 

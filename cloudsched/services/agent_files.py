@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 from cloudsched.domain.submission import unsafe_name
 from cloudsched.drivers import agentfile
 from cloudsched.errors import Conflict, Invalid, NotFound, TooLarge
 from cloudsched.services.agent_rules import bearer_of, check_secret, rules
-from cloudsched.store import jobs
+from cloudsched.store import inputs, jobs
 from cloudsched.store.db import Tx, read, write
 
 PIECE_MAX = 1 << 20
@@ -53,32 +53,27 @@ def _append(tx: Tx, number: int, secret_hash: str, job_id: int, attempt: int, na
         raise Conflict(f"a gap: {size} bytes are here", details={"size": size})
     fresh = data[size - offset:]
     room = rules.output_limit - size if not name.startswith("out/") else len(fresh)
-    if fresh and room > 0:
+    # An empty file comes as one empty piece; of streams nobody tells that they are empty.
+    empty_file = not data and not size and name.startswith("out/")
+    if (fresh and room > 0) or empty_file:
         jobs.append_output(tx, [(job_id, attempt, name, fresh[:room])])
         size += min(len(fresh), room)
-    # What lies beyond the limit is dropped, and counted as if it were here: the agent need not send it again.
+    # What lies beyond the limit is dropped, and counted as if it were here: the agent need not send it again. It sends
+    # nothing more of a stream once it knows that: that there was more is what can be kept of it.
     dropped = len(fresh) > max(0, room)
+    if dropped:
+        jobs.mark_cut(tx, job_id, attempt, name)
     return {"size": max(size, offset + len(data)) if dropped else size, "limit": rules.output_limit}
 
 
-def get_input(bearer: str, job_id: int, name: str) -> tuple[int, Any]:
+def get_input(bearer: str, job_id: int, name: str) -> tuple[int, Iterator[bytes]]:
     """(size, iterator of bytes) of an input file of a job in this node's hands. Raises NotFound."""
     number, secret_hash = bearer_of(bearer)
     tx = read()
     check_secret(tx, number, secret_hash)
     if not jobs.holds(tx, number, job_id):
         raise NotFound("the job is not this node's")
-    size = jobs.data_size(tx, job_id, 0, f"in/{name}")
-    if not size and not any(row[1] == f"in/{name}" for row in jobs.data_names(job_id)):
+    size = inputs.size(tx, job_id, name)
+    if size is None:
         raise NotFound(f"job {job_id} has no input file {name}")
-    return size, _pieces(job_id, 0, f"in/{name}", size)
-
-
-def _pieces(job_id: int, attempt: int, name: str, size: int) -> Any:
-    offset = 0
-    while offset < size:
-        piece = jobs.read_data(job_id, attempt, name, offset=offset)
-        if not piece:
-            return
-        yield piece
-        offset += len(piece)
+    return size, inputs.pieces(job_id, name)

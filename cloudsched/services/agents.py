@@ -16,6 +16,7 @@ from cloudsched import __version__, clock
 from cloudsched.domain import devices as domain
 from cloudsched.domain import moves
 from cloudsched.domain.admission import Machine, admits
+from cloudsched.domain.scheduling.fit import called
 from cloudsched.domain.submission import invalid
 from cloudsched.drivers import agentfile
 from cloudsched.errors import Conflict, Gone, Invalid, NotFound, Unauthenticated
@@ -193,7 +194,8 @@ def _held(number: int, secret_hash: str, request: Sync, reply: Reply, until: flo
 
     def fits(shape_id: int) -> bool:
         shape = known.get(shape_id) or shapes.known().get(shape_id)
-        return request.want > 0 and shape is not None and machine is not None and admits(machine, shape)
+        return (request.want > 0 and shape is not None and machine is not None and admits(machine, shape)
+                and (not shape.gpus or shape.gpus <= machines.free_gpus(read(), machine)))
 
     in_hand = len(request.holding)
     with waiters.waiting(number, fits, load=in_hand / (in_hand + request.want or 1)) as waiter:
@@ -232,7 +234,14 @@ def _work_for(number: int, machine: Machine | None, request: Sync) -> bool:
     if not request.want or machine is None:
         return False
     known = shapes.known()
-    return any(shape_id in known and admits(machine, known[shape_id]) for shape_id in jobs.queued_shapes(tx))
+    least = None
+    for shape_id in jobs.queued_shapes(tx):
+        if shape_id in known and admits(machine, known[shape_id]):
+            gpus = known[shape_id].gpus
+            if not gpus:
+                return True
+            least = gpus if least is None else min(least, gpus)
+    return least is not None and least <= machines.free_gpus(tx, machine)
 
 
 def _serve(tx: Tx, number: int, secret_hash: str, request: Sync, *, first: bool) -> Reply:
@@ -246,6 +255,8 @@ def _serve(tx: Tx, number: int, secret_hash: str, request: Sync, *, first: bool)
     reply = Reply()
     if request.done:
         reply.refused = settling.settle(tx, [_result(done, at) for done in request.done], node_id=number, at=at)
+        if _machine_of(number, row, None).gpus:  # free again, and not by a job that was queued: its held request looks again
+            tx.after.append(lambda: waiters.wake_node(number))
         refused = set(reply.refused)
         external.add_run_times(tx, number, [max(0.0, done.ran_s) for done in request.done
                                             if done.state != "cancelled" and (done.id, done.attempt) not in refused])
@@ -408,7 +419,8 @@ def claim(tx: Tx, number: int, machine: Machine, want: int, at: float) -> list[j
     fitting = [shape_id for shape_id in jobs.queued_shapes(tx) if shape_id in known and admits(machine, known[shape_id])]
     if not fitting:
         return []
-    claimed = jobs.claim(tx, number, fitting, limit=want, at=at)
+    gpus = {shape_id: known[shape_id].gpus for shape_id in fitting if known[shape_id].gpus}
+    claimed = jobs.claim(tx, number, fitting, limit=want, at=at, gpus=(gpus, machines.free_gpus(tx, machine)) if gpus else None)
     waiters.note_ran(number, claimed)
     again = [job.id for job in claimed if job.attempt > 1]
     return _with_checkpoints(tx, claimed, again) if again else claimed
@@ -448,15 +460,11 @@ _names: dict[int, tuple[float, Database, frozenset[str]]] = {}
 
 
 def cloud_names(cloud_id: int) -> frozenset[str]:
-    """The cloud's name, address and aliases; looked up again after 5 s."""
+    """The names by which a target means the cloud; looked up again after 5 s."""
     kept, database = _names.get(cloud_id), current()
     if kept is not None and kept[0] > time.monotonic() and kept[1] is database:
         return kept[2]
     cloud = clouds.get(cloud_id)
-    found = {cloud.name} if cloud else set()
-    for alias, members in clouds.aliases().items():
-        if cloud and cloud.name in (member.lower() for member in members):
-            found.add(alias.lower())
-    names = frozenset(found)
+    names = called(clouds.aliases(), [cloud.name])[cloud.name] if cloud else frozenset()
     _names[cloud_id] = (time.monotonic() + 5.0, database, names)
     return names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ class JobDefaults:
     def shape(self, request: JobRequest, user: str) -> dict[str, Any]:
         """The request as a shape (store/shapes.py)."""
         placement: dict[str, Any] = {
-            "targets": list(request.targets or self.targets),
+            "targets": named(request.targets) or named(self.targets),
             "type_limit": request.vmtype_limit,
             "job_per_core": request.job_per_core or self.job_per_core,
             "keep_alive_s": request.keep_alive_s,
@@ -85,6 +85,11 @@ def _given(wants: Wants) -> dict[str, Any]:
     found = msgspec.to_builtins(wants)
     found["tags"] = sorted(set(wants.tags))
     return {name: value for name, value in found.items() if value}
+
+
+def named(targets: Iterable[str]) -> list[str]:
+    """Target clouds as they are kept: without blanks around, no empty one; a list that is empty then names none."""
+    return [name for target in targets if (name := target.strip())]
 
 
 def _by_cloud(value: str | dict[str, str] | None) -> dict[str, str]:

@@ -25,13 +25,13 @@ from cloudsched.services import machines, waiters
 from cloudsched.services.caller import Caller
 from cloudsched.services.defaults import JobDefaults, job_defaults
 from cloudsched.services.settling import after_end
-from cloudsched.store import answers, events, jobs, nodes, shapes
+from cloudsched.store import answers, events, inputs, jobs, nodes, shapes
 from cloudsched.store.db import Tx, write
 from cloudsched.store.moves import move
 
 # A job that waits for its input files to be uploaded has a need on this number, which is no job's.
 FILES = 0
-# What one request may write: an array copies its command, environment and files for each job.
+# What one request may write: an array copies its command and environment for each job. Files that jobs share count once.
 WRITTEN_MAX = 512 << 20
 # Jobs that are ours to change: of the queue, and of Spark and Flink clusters. Others belong to an external batch system.
 _OURS = ("queue", "dcluster")
@@ -76,11 +76,11 @@ def _submit(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int,
         if earlier is not None:
             return _earlier(earlier, idempotency), Counter()
     rows, needs, files = _rows(tx, requests, caller, total, at)
+    if files:  # before events are written: others wait for those
+        inputs.add(tx, files)
     jobs.insert(tx, rows, at=at, actor=caller.name)
     if needs:
         jobs.add_needs(tx, needs)
-    if files:
-        jobs.append_output(tx, files)
     made = Submitted([row[0] for row in rows], [row[2] for row in rows])
     if idempotency is not None:
         answers.keep(tx, idempotency[0], status=201, body=_encode(made).decode())
@@ -97,23 +97,27 @@ def _earlier(row: tuple[Any, ...], idempotency: tuple[str, str]) -> Submitted:
 
 
 def _rows(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int, at: float) -> tuple[
-        list[tuple[Any, ...]], list[tuple[int, int, str]], list[tuple[int, int, str, bytes]]]:
+        list[tuple[Any, ...]], list[tuple[int, int, str]], list[tuple[int, str, inputs.Content]]]:
     defaults = job_defaults()
     first = jobs.allocate(tx, "job", total)
     batch = _batch_number(tx, requests)
     epoch = int(at)
     rows: list[tuple[Any, ...]] = []
     needs: list[tuple[int, int, str]] = []
-    files: list[tuple[int, int, str, bytes]] = []
+    files: list[tuple[int, str, inputs.Content]] = []
     starts = _starts(requests, first)
     shape_ids: dict[Any, int] = {}
+    decoded: dict[str, inputs.Content] = {}
     number, written = first, 0
-    for request in requests:
+    for position, request in enumerate(requests):
         user = _user(request, caller)
         shape_id = _shape(tx, request, user, defaults, shape_ids)
-        contents, waits_for_files = _contents(request)
+        known = len(decoded)
+        contents, waits_for_files = _contents(request, decoded, f"jobs[{position}]." if len(requests) > 1 else "")
+        written += sum(len(one.data) for one in list(decoded.values())[known:] if one.digest)
         attributes = _encode(request.attributes).decode() if request.attributes else "{}"
-        sizes = {name: len(data) for name, data in contents}
+        sizes = {name: len(one.data) for name, one in contents}
+        own = sum(len(one.data) for _, one in contents if not one.digest)
         for index in _indices(request):
             proc = number - first
             key = f"{_HOST}#{batch}.{proc}#{epoch}"
@@ -122,7 +126,7 @@ def _rows(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int, at
                 wanted.append((number, FILES, "files"))
             state = "held" if request.hold else "pending" if wanted else "queued"
             spec = _spec(request, defaults, key, user, index, sizes)
-            written += len(spec) + sum(sizes.values())
+            written += len(spec) + own
             if written > WRITTEN_MAX:
                 raise Invalid.at("array", f"its jobs together would take more than {WRITTEN_MAX >> 20} MB",
                                  "smaller files and texts, or fewer jobs at once")
@@ -132,7 +136,7 @@ def _rows(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int, at
                 request.depends_fail, None, at, at if state == "queued" else None,
                 spec, attributes, None))
             needs += wanted
-            files += [(number, 0, f"in/{name}", data) for name, data in contents]
+            files += [(number, name, one) for name, one in contents]
             number += 1
     return rows, needs, files
 
@@ -165,12 +169,18 @@ def _check_order(requests: Sequence[JobRequest]) -> None:
             for reference in references:
                 if not (isinstance(reference, str) and reference.startswith("#")):
                     continue
-                if not _POSITION.match(reference) or int(reference[1:]) >= len(requests) or int(reference[1:]) == index:
-                    raise Invalid.at(f"jobs[{index}].{field}", f"{reference} is no other job of this request",
-                                     f"#0 to #{len(requests) - 1}")
+                if not _POSITION.match(reference) or int(reference[1:]) >= len(requests):
+                    raise _no_other(index, field, f"{reference[:100]} is no job of this request", len(requests))
+                if int(reference[1:]) == index:
+                    raise _no_other(index, field, f"{reference} is this job itself", len(requests))
                 waits[index].add(int(reference[1:]))
     if any(waits.values()):
         _check_circle(waits)
+
+
+def _no_other(index: int, field: str, message: str, count: int) -> Invalid:
+    others = f", or another of #0 to #{count - 1}" if count > 1 else ""
+    return Invalid.at(f"jobs[{index}].{field}", message, f"the number or key of a job{others}")
 
 
 def _check_kinds(requests: Sequence[JobRequest]) -> None:
@@ -233,17 +243,25 @@ def _shape(tx: Tx, request: JobRequest, user: str, defaults: JobDefaults, seen: 
     return number
 
 
-def _contents(request: JobRequest) -> tuple[list[tuple[str, bytes]], bool]:
-    """The files given in the request, and whether others are still to be uploaded."""
+def _contents(request: JobRequest, decoded: dict[str, inputs.Content],
+              prefix: str) -> tuple[list[tuple[str, inputs.Content]], bool]:
+    """The files given in the request, and whether others are still to be uploaded. `decoded`: texts seen before."""
     given, missing = [], False
     for index, item in enumerate(request.input_files):
-        if item.content_base64 is None:
+        text = item.content_base64
+        if text is None:
             missing = True
             continue
-        try:
-            given.append((item.name, base64.b64decode(item.content_base64, validate=True)))
-        except (binascii.Error, ValueError):
-            raise Invalid.at(f"input_files[{index}].content_base64", "is not base64") from None
+        if text not in decoded:
+            try:
+                decoded[text] = inputs.content(base64.b64decode(text, validate=True))
+            except (binascii.Error, ValueError):
+                raise Invalid.at(f"{prefix}input_files[{index}].content_base64", "is not base64") from None
+        size = len(decoded[text].data)
+        if item.size is not None and item.size != size:
+            raise Invalid.at(f"{prefix}input_files[{index}].size", f"{item.size}, but the content has {size} bytes",
+                             "the size of the content, or none")
+        given.append((item.name, decoded[text]))
     return given, missing
 
 
@@ -305,7 +323,7 @@ class _Spec(msgspec.Struct, omit_defaults=True):
 def _spec(request: JobRequest, defaults: JobDefaults, key: str, user: str, index: int | None,
           sizes: dict[str, int]) -> str:
     env = request.env if index is None else {**request.env, "CLOUDSCHED_ARRAY_INDEX": str(index)}
-    files = [{"name": item.name, "size": sizes.get(item.name, item.size or 0), "mode": item.mode} for item in request.input_files]
+    files = [{"name": item.name, "size": sizes.get(item.name, item.size), "mode": item.mode} for item in request.input_files]
     # A task takes a slot of its machine and, unless it says so, no room of its own.
     room = (defaults.cores, defaults.memory_mb, defaults.storage_gb) if request.is_batch else (0, 0, 0)
     spec = _Spec(
@@ -361,9 +379,10 @@ def _cancel(tx: Tx, number: int, caller: Caller) -> None:
 
 
 def cancel_waiting(tx: Tx, number: int, *, actor: str) -> bool:
-    """Cancel a job that nobody has in hand; False when somebody has, or it has ended."""
+    """Cancel a job that nobody has in hand; False when somebody has, or it has ended. How an earlier attempt went, or why it
+    was held, is not why it ended."""
     at = clock.now()
-    if not move(tx, "job", number, "cancel", at=at, actor=actor, goal="cancel",
+    if not move(tx, "job", number, "cancel", at=at, actor=actor, goal="cancel", reason=None, exit_code=None,
                 guard=("state IN ('pending', 'held', 'queued')", ())):
         return False
     after_end(tx, [(number, "cancelled")], at=at)
@@ -413,7 +432,8 @@ def hold(reference: int | str, caller: Caller, *, reason: str = "held by hand") 
 
 
 def release(reference: int | str, caller: Caller) -> Job:
-    """Let a held job go on. Raises Conflict when it is not held."""
+    """Let a held job go on: it is queued, or waits on for what can still come (jobs, input files, the end of a pause). A job
+    that it needs and that has ended badly does not stop it any more. Raises Conflict when it is not held."""
     job = check_owner(find(reference), caller)
     if job.state != "held":
         raise Conflict(f"job {job.id} is {job.state}: only a held job can be released")
@@ -424,11 +444,21 @@ def release(reference: int | str, caller: Caller) -> Job:
 
 def _release_held(tx: Tx, job: Job, caller: Caller) -> None:
     at = clock.now()
-    facts: dict[str, Any] = {"reason": None, "override": None}
-    if jobs.open_needs(tx, job.id):
+    dropped = [on for on, kind in jobs.needs_of(tx, job.id) if kind == "ok" and _ended_badly(tx, on)]
+    for on in dropped:
+        jobs.need_met(tx, job.id, on)
+    facts: dict[str, Any] = {"reason": None, "override": None, "note": {"dropped_needs": dropped} if dropped else None}
+    paused = ("not_before > ?", (at,))
+    if jobs.count_needs(tx, job.id):
         move(tx, "job", job.id, "wait", at=at, actor=caller.name, **facts)
-    else:
-        move(tx, "job", job.id, "release", at=at, actor=caller.name, queued_at=at, guard=("state = 'held'", ()), **facts)
+    elif not move(tx, "job", job.id, "wait", at=at, actor=caller.name, guard=paused, **facts):
+        move(tx, "job", job.id, "release", at=at, actor=caller.name, queued_at=at, not_before=None,
+             guard=("state = 'held'", ()), **facts)
+
+
+def _ended_badly(tx: Tx, number: int) -> bool:
+    row = jobs.locked(tx, [number]).get(number)
+    return row is None or (row[1] in moves.JOB_FINAL and row[1] != "succeeded")
 
 
 def on_retry(source: str, again: Callable[[Job, Caller], int]) -> None:
@@ -436,35 +466,70 @@ def on_retry(source: str, again: Callable[[Job, Caller], int]) -> None:
     _retries[source] = again
 
 
-def retry(reference: int | str, caller: Caller, *, priority: int | None = None) -> Job:
-    """Queue an ended job again as a new one (`retry_of` names the old). Raises Conflict unless it ended badly."""
+def retry(reference: int | str, caller: Caller, *, priority: int | None = None, ignore_dependencies: bool = False) -> Job:
+    """Queue an ended job again as a new one (`retry_of` names the old). It waits for what the old one still waited for, or for
+    the retries of that. Raises Conflict unless it ended badly, and when such a job has ended badly with no retry under way:
+    `ignore_dependencies` waits for no job.
+    """
     old = check_owner(find(reference), caller)
     if old.state not in ("failed", "timeout", "cancelled"):
         raise Conflict(f"job {old.id} is {old.state}: only a failed, timed-out or cancelled job can be retried")
     if old.source in _retries:
         return find(_retries[old.source](old, caller))
-    number = write(lambda tx: _retry(tx, old, caller, old.priority if priority is None else priority))
+    number = write(lambda tx: _retry(tx, old, caller, old.priority if priority is None else priority,
+                                     ignore=ignore_dependencies))
     waiters.wake_shapes([(old.shape_id, 1)])
     return find(number)
 
 
-def _retry(tx: Tx, old: Job, caller: Caller, priority: int) -> int:
+def _retry(tx: Tx, old: Job, caller: Caller, priority: int, *, ignore: bool) -> int:
     at = clock.now()
+    needed = [(on, kind) for on, kind in jobs.needs_of(tx, old.id) if on != FILES]
+    needs = {} if ignore else _needs_again(tx, old, needed)
     number, batch = jobs.allocate(tx, "job", 1), jobs.allocate(tx, "batch", 1)
     key = f"{_HOST}#{batch}.0#{int(at)}"
     spec = json.loads(old.spec)
     spec["key"] = key
-    waits = not _declared(spec) <= jobs.input_names(tx, old.id)  # the old one ended before its files had come
-    state = "pending" if waits else "queued"
+    inputs.copy(tx, old.id, number)
+    waits = not _declared(spec) <= inputs.names(tx, old.id)  # the old one ended before its files had come
+    state = "pending" if waits or needs else "queued"
     jobs.insert(tx, [(
         number, "queue", key, batch, 0, old.name, old.label, old.user, old.org, old.kind, old.shape_id, state, priority,
-        old.max_retries, old.backoff_s, old.time_limit_s, int(waits), old.depends_fail, None, at, None if waits else at,
+        old.max_retries, old.backoff_s, old.time_limit_s, int(waits) + len(needs), old.depends_fail, None, at,
+        at if state == "queued" else None,
         json.dumps(spec, separators=(",", ":")), old.attributes, old.id)], at=at, actor=caller.name)
-    events.append(tx, "job.retried", ("job", old.id), at=at, actor=caller.name, new=number)
-    jobs.copy_inputs(tx, old.id, number)
+    ignored = {"ignored_needs": [on for on, _ in needed]} if ignore and needed else {}
+    events.append(tx, "job.retried", ("job", old.id), at=at, actor=caller.name, new=number, **ignored)
     if waits:
-        jobs.add_needs(tx, [(number, FILES, "files")])
+        needs[FILES] = "files"
+    if needs:
+        jobs.add_needs(tx, [(number, on, kind) for on, kind in needs.items()])
     return number
+
+
+def _needs_again(tx: Tx, old: Job, needed: Sequence[tuple[int, str]]) -> dict[int, str]:
+    """What a retry of a job waits for: what the job had not got, each need on the newest retry of what it was on."""
+    found: dict[int, str] = {}
+    for on, kind in needed:
+        number = _stands_for(tx, old, on, kind)
+        if number is not None:
+            found[number] = "ok" if "ok" in (kind, found.get(number)) else kind
+    return found
+
+
+def _stands_for(tx: Tx, old: Job, on: int, kind: str) -> int | None:
+    """The job that a need on `on` is about now; None: it is met. Raises Conflict when nothing can meet it any more."""
+    states = {number: row[1] for number, row in jobs.locked(tx, jobs.line(tx, on) if kind == "ok" else [on]).items()}
+    still_open = [number for number, state in states.items() if state not in moves.JOB_FINAL]
+    if kind == "ok" and "succeeded" in states.values():
+        return None
+    if still_open:
+        return max(still_open)
+    if kind == "ok" and states:
+        last = max(states)
+        raise Conflict(f"job {old.id} waits for job {last}, which has ended as {states[last]}: retry that one first, "
+                       "or say ignore_dependencies")
+    return None
 
 
 def _declared(spec: dict[str, Any]) -> set[str]:
@@ -483,21 +548,22 @@ def put_input(reference: int | str, name: str, data: bytes, caller: Caller) -> N
         raise Invalid(f"{name}: not among the input files of job {job.id}",
                       errors=[FieldError("name", "not declared", ", ".join(sorted(declared)) or "none")])
     announced = next(item["size"] for item in spec["input_files"] if item["name"] == name)
-    if announced and len(data) != announced:
+    if announced is not None and len(data) != announced:
         raise Invalid.at("body", f"{len(data)} bytes came for {name}", f"{announced} bytes, as announced")
-    write(lambda tx: _put_input(tx, job, name, data, declared))
+    content = inputs.content(data)
+    write(lambda tx: _put_input(tx, job, name, content, declared))
     waiters.wake_shapes([(job.shape_id, 1)])
 
 
-def _put_input(tx: Tx, job: Job, name: str, data: bytes, declared: set[str]) -> None:
+def _put_input(tx: Tx, job: Job, name: str, content: inputs.Content, declared: set[str]) -> None:
     at = clock.now()
     state = jobs.locked(tx, [job.id])[job.id][1]
     if state not in ("pending", "held"):
         raise Conflict(f"job {job.id} is {state}: its input files cannot change any more")
-    jobs.drop_data(tx, job.id, 0, f"in/{name}")
-    jobs.append_output(tx, [(job.id, 0, f"in/{name}", data)])
+    inputs.drop(tx, job.id, name)
+    inputs.add(tx, [(job.id, name, content)])
     events.append(tx, "job.input", ("job", job.id), at=at, name=name)
-    if declared <= jobs.input_names(tx, job.id):
+    if declared <= inputs.names(tx, job.id):
         jobs.need_met(tx, job.id, FILES)
         jobs.release(tx, [job.id], at=at)
 

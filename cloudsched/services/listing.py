@@ -95,6 +95,8 @@ class JobView(msgspec.Struct):
     result: Raw
     output_size: int
     error_size: int
+    output_truncated: bool
+    error_truncated: bool
     placed: bool
 
 
@@ -150,18 +152,11 @@ def of(job: Job) -> JobView:
     return one(job.id)
 
 
-def output_files(job: Job) -> list[dict[str, Any]]:
-    """[{name, size, attempt}] of the files kept from the job's newest attempt that has them."""
-    found = {}
-    for attempt, name, size in data_names(job.id):
-        if name.startswith("out/"):
-            found[name[4:]] = {"name": name[4:], "size": size, "attempt": attempt}
-    return list(found.values())
-
-
-def has_file(job: Job, name: str, attempt: int) -> bool:
-    """Was this output file kept from that attempt?"""
-    return any(kept[:2] == (attempt, f"out/{name}") for kept in data_names(job.id))
+def output_files(job: Job, attempt: int | None = None) -> list[dict[str, Any]]:
+    """[{name, size, attempt}] of the files kept from the job's latest (or the given) attempt."""
+    wanted = job.attempt if attempt is None else attempt
+    return [{"name": name[4:], "size": size, "attempt": wanted} for number, name, size in data_names(job.id)
+            if number == wanted and name.startswith("out/")]
 
 
 def check_states(states: Sequence[str]) -> None:
@@ -174,13 +169,13 @@ def check_states(states: Sequence[str]) -> None:
 def views(rows: Sequence[Row]) -> list[JobView]:
     """Rows of store.listings.JOB_COLUMNS as records."""
     places = _places([row[14] for row in rows if row[14] is not None])
-    sizes = listings.output_sizes([row[0] for row in rows if row[15]])
+    sizes, cut = listings.output_sizes([row[0] for row in rows if row[15]])
     waits = _waits([row[0] for row in rows if row[20]])
-    return [_view(row, places, sizes, waits) for row in rows]
+    return [_view(row, places, sizes, cut, waits) for row in rows]
 
 
 def _view(row: Row, places: dict[int, tuple[str, str]], sizes: dict[tuple[int, int, str], int],
-          waits: dict[int, tuple[list[int], list[int]]]) -> JobView:
+          cut: set[tuple[int, int, str]], waits: dict[int, tuple[list[int], list[int]]]) -> JobView:
     (number, source, key, batch_id, proc, name, user, org, kind, shape_id, state, goal, priority, placed, node_id,
      attempt, retries, max_retries, backoff_s, time_limit_s, needs, depends_fail, not_before, submitted_at, queued_at,
      started_at, ended_at, exit_code, signal, reason, ran_s, cpu_s, max_rss_mb, result, spec, attributes, retry_of,
@@ -200,7 +195,8 @@ def _view(row: Row, places: dict[int, tuple[str, str]], sizes: dict[tuple[int, i
         rfc3339(submitted_at), rfc3339(queued_at), rfc3339(started_at), rfc3339(ended_at), rfc3339(not_before),
         exit_code, signal, reason, ran_s, cpu_s, max_rss_mb, _NULL if result is None else Raw(result.encode()),
         sizes.get((number, attempt, "stdout"), 0) if attempt else 0,
-        sizes.get((number, attempt, "stderr"), 0) if attempt else 0, bool(placed))
+        sizes.get((number, attempt, "stderr"), 0) if attempt else 0,
+        (number, attempt, "stdout") in cut, (number, attempt, "stderr") in cut, bool(placed))
 
 
 @lru_cache(maxsize=8192)

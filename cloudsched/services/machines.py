@@ -16,10 +16,11 @@ import msgspec
 
 from cloudsched.domain.admission import Machine, meets
 from cloudsched.domain.devices import MACHINE_ROLE, Facts, facts_of
+from cloudsched.domain.scheduling.fit import called
 from cloudsched.domain.scheduling.model import Require
-from cloudsched.store import clouds, nodes
+from cloudsched.store import clouds, jobs, nodes, shapes
 from cloudsched.store import devices as store
-from cloudsched.store.db import Database, current
+from cloudsched.store.db import Database, Tx, current
 from cloudsched.store.devices import Listed
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -74,8 +75,15 @@ def machine(said: Facts, number: int, *, user: str, vm_type: str, cores: int, me
     """A node with what it says of itself as admission looks at it; `takes`: only these kinds now."""
     kinds = said.kinds if takes is None else said.kinds & takes
     return Machine(user, vm_type, cores, memory_mb, storage_gb, cloud_names, said.tags, kinds, number, said.os,
-                   said.role or MACHINE_ROLE, said.gpu, said.internet, said.cores or cores, said.memory_mb or memory_mb,
+                   said.role or MACHINE_ROLE, said.gpus, said.internet, said.cores or cores, said.memory_mb or memory_mb,
                    said.storage_gb or storage_gb)
+
+
+def free_gpus(tx: Tx, of: Machine) -> int:
+    """GPUs of a machine that no job in its hands has."""
+    known = shapes.known()
+    taken = sum(known[shape_id].gpus * count for shape_id, count in jobs.shapes_in_hand(tx, of.node_id) if shape_id in known)
+    return of.gpus - taken
 
 
 def takes_of(text: str | None) -> frozenset[str] | None:
@@ -153,8 +161,7 @@ def here() -> list[tuple[Listed, Facts, Machine]]:
 
 
 def cloud_names() -> dict[int, frozenset[str]]:
-    """cloud id -> its name and the aliases that stand for it, lower case."""
-    aliases = clouds.aliases()
-    return {cloud.id: frozenset({cloud.name} | {alias.lower() for alias, members in aliases.items()
-                                                if cloud.name in (name.lower() for name in members)})
-            for cloud in clouds.all_clouds(removed=True)}
+    """cloud id -> the names by which a target means it, lower case."""
+    found = clouds.all_clouds(removed=True)
+    names = called(clouds.aliases(), [cloud.name for cloud in found])
+    return {cloud.id: names[cloud.name] for cloud in found}

@@ -6,7 +6,7 @@ Credentials are checked against the place before they are kept, and never read b
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,9 @@ __all__ = ["CloudChange", "SealError", "add_cloud", "open_text", "opened", "plac
            "seal", "set_cloud", "verify_cloud"]
 
 NAME_CHARS = 200
+# Options of every kind of cloud that are for the server, not for its driver (services/nodelogs.py, snapshot.node_gpus).
+OF_SERVER = ("log_agent", "cluster", "gpus")
+MOST_GPUS = 1000
 _MOST = pool_ops.MOST_SLOTS
 
 
@@ -55,6 +58,7 @@ def add_cloud(given: Mapping[str, Any], *, settings: Settings, actor: str = "", 
     known = clouds.by_name(values["name"], removed=True)
     if known is not None and known.state == "active":
         raise Conflict(f"there is a cloud named {values['name']!r} already")
+    _check_options(values["kind"], given.get("options") or {})
     checks = _verified(_place(values, credentials, settings)) if verify else []
     if dry_run:
         return CloudChange(None, checks, dry_run=True)
@@ -74,6 +78,7 @@ def set_cloud(name: str, changes: Mapping[str, Any], *, settings: Settings, acto
     if fixed := [key for key in ("name", "kind") if key in changes]:
         raise Invalid.at(fixed[0], "cannot be changed", "remove the cloud and add another")
     values = _columns(changes)
+    _check_options(cloud.kind, (changes.get("options") or {}).keys() - cloud.option.keys())
     credentials = _credentials(changes) if "credentials" in changes else opened(cloud, settings)
     merged = {"name": cloud.name, "kind": cloud.kind, "options": cloud.options, **values}
     touched = bool({"credentials", "options"} & changes.keys())
@@ -159,9 +164,19 @@ def put(tx: Tx, values: Mapping[str, Any], *, actor: str) -> Cloud:
 
 
 def _place(values: Mapping[str, Any], credentials: Mapping[str, str], settings: Settings) -> Place:
-    return Place(name=values["name"], kind=values["kind"], options=json.loads(values.get("options") or "{}"),
+    options = {name: value for name, value in json.loads(values.get("options") or "{}").items() if name not in OF_SERVER}
+    return Place(name=values["name"], kind=values["kind"], options=options,
                  credentials=credentials, state_dir=settings.state.dir, server_url=settings.native_url,
                  instance=system.setting("instance", "cloudsched"))
+
+
+def _check_options(kind: str, names: Iterable[str]) -> None:
+    """Options that only the driver knows are its to refuse."""
+    own = registry.options(kind)
+    known = sorted({*(own or ()), *OF_SERVER})
+    for name in sorted(names):
+        if own is not None and name not in known:
+            raise Invalid.at(f"options.{name}", f"is not an option of {kind} clouds", ", ".join(known))
 
 
 def _verified(place: Place) -> list[Check]:
@@ -229,6 +244,9 @@ def _options(value: Any) -> str:
         raise ValueError("an object")
     if not isinstance(value.get("log_agent", True), (bool, str)) or not isinstance(value.get("cluster", ""), str):
         raise ValueError("an object; log_agent is true, false or a tag, cluster is a name")
+    gpus = value.get("gpus", 0)
+    if isinstance(gpus, bool) or not isinstance(gpus, int) or not 0 <= gpus <= MOST_GPUS:
+        raise ValueError(f"an object; gpus is a whole number from 0 to {MOST_GPUS}")
     return json.dumps(dict(value))
 
 

@@ -56,12 +56,18 @@ def reload_aliases(settings: Settings, *, actor: str = "") -> bool:
 
 
 def load(settings: Settings) -> None:
-    """At the start: both files as far as they are configured."""
+    """At the start: both files. What was read from a file that is not configured any more is in force no more."""
     general = settings.cloud_scheduler.general
     if general.user_limit_file:
         reload_limits(settings, actor="start")
+    elif limits():
+        log.warning("no user_limit_file is configured any more: the limits it set are gone")
+        write(lambda tx: clouds.set_limits(tx, {}, at=clock.now(), actor="start"))
     if general.target_cloud_alias_file:
         reload_aliases(settings, actor="start")
+    elif aliases():
+        log.warning("no target_cloud_alias_file is configured any more: the aliases it set are gone")
+        write(lambda tx: clouds.set_aliases(tx, {}, at=clock.now(), actor="start"))
 
 
 def _report(problems: Iterable[Problem]) -> None:

@@ -84,6 +84,8 @@ def sync_clouds_from_file(settings: Settings, *, actor: str = "start") -> Synced
         read = clouds_conf.read_clouds(file)
     except ClassicConfigError as error:
         return _unreadable(error.located(), actor)
+    if not (read.clouds or read.problems) and any(cloud.source == FROM_FILE for cloud in clouds.all_clouds()):
+        return _unreadable(f"{file}: holds no section: it may be half written; `cloudsched clouds remove` removes clouds", actor)
     for problem in read.problems:
         log.error("%s", problem)
     sections = [name.lower() for name, _ in clouds_conf.raw_sections(file)]

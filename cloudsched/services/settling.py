@@ -28,12 +28,16 @@ def after_end(tx: Tx, ended: Sequence[tuple[int, str]], *, at: float) -> list[in
                 if jobs.need_met(tx, number, on) == 0:
                     released += jobs.release(tx, [number], at=at)
             elif on_fail == "hold":
-                move(tx, "job", number, "hold", at=at, reason=f"job {on} ended as {state}")
-            elif move(tx, "job", number, "cancel", at=at, reason=f"job {on} ended as {state}"):
+                _stop_waiting(tx, number, "hold", at=at, reason=f"job {on} ended as {state}")
+            elif _stop_waiting(tx, number, "cancel", at=at, reason=f"job {on} ended as {state}"):
                 pending.append((number, "cancelled"))
     if released:
         _wake_after(tx, released)
     return released
+
+
+def _stop_waiting(tx: Tx, number: int, event: str, *, at: float, reason: str) -> bool:
+    return move(tx, "job", number, event, at=at, reason=reason, note={"reason": reason})
 
 
 def _wake_after(tx: Tx, released: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from cloudsched.agent import profile
 from cloudsched.domain.entities import UNDRIVEN, Cloud
 from cloudsched.domain.scheduling.model import (
     DEFAULT,
@@ -29,6 +30,7 @@ from cloudsched.store import clouds, picture, shapes, system
 from cloudsched.store.db import Row, Tx, current
 
 HEADS = 8
+_KUBE_GPU = "nvidia.com/gpu"
 # Blocked jobs must not hide those behind them: as many heads more are read, up to this.
 BLOCKED_HEADS = 500
 
@@ -140,13 +142,27 @@ def cloud_view(cloud: Cloud, banned: frozenset[str] = frozenset()) -> CloudView:
     return CloudView(
         name=cloud.name, max_slots=cloud.max_slots, address=cloud.address, cloud_type=cloud.kind, enabled=bool(cloud.enabled),
         priority=cloud.priority, max_memory_mb=cloud.memory_mb, max_storage_gb=cloud.storage_gb, cpu_cores=cloud.cores,
-        max_node_memory_mb=cloud.max_node_memory_mb, networks=cloud.network_names, boot_timeout_s=cloud.boot_timeout_s,
-        keep_alive_s=cloud.keep_alive_s, security_groups=tuple(cloud.option.get("security_group", ())),
+        max_node_memory_mb=cloud.max_node_memory_mb, node_gpus=node_gpus(cloud), networks=cloud.network_names,
+        boot_timeout_s=cloud.boot_timeout_s, keep_alive_s=cloud.keep_alive_s,
+        security_groups=tuple(cloud.option.get("security_group", ())),
         requires_image=cloud.kind in EC2_TYPES and not any(map(cloud.option.get, ("image", "images"))), banned_images=banned,
         # Reachable again but still switched off for its trouble: `error_since` stays, the text is gone.
         connection_problem=cloud.error_since is not None and bool(cloud.error_text),
         connection_failed_at=cloud.error_since, auto_disabled=cloud.disabled_at is not None,
     )
+
+
+def node_gpus(cloud: Cloud) -> int:
+    """GPUs of a node that the cloud boots: its option `gpus`, else the most that one of its sizes has, as far as its options
+    say that; of a cloud on this machine those of the machine."""
+    given, sizes, extra = map(cloud.option.get, ("gpus", "instance_types", "resources"))
+    if isinstance(given, int):
+        return given
+    if isinstance(sizes, dict):
+        return max((size.get("gpus", 0) for size in sizes.values() if isinstance(size, dict)), default=0)
+    if isinstance(extra, dict) and str(extra.get(_KUBE_GPU, "")).isdigit():
+        return int(extra[_KUBE_GPU])
+    return profile.gpus() if cloud.kind == "Local" else 0
 
 
 class Ends(NamedTuple):

@@ -350,7 +350,10 @@ def retry(task_id: str, *, priority: str | None = None, caller: Caller) -> TaskV
     try:
         made = jobs.retry(number, caller, priority=None if priority is None else domain.job_priority(priority.lower()))
     except Conflict:
-        word = task_views.one(number).word
+        found = task_views.one(number)
+        if found.can_retry:  # what it waits for stands in the way
+            raise
+        word = found.word
         raise _named(Conflict, "CANNOT_RETRY_TASK", f"the task is {word}: only a task that failed, timed out or was cancelled "
                      "can be tried again", task_id=task_id, status=word) from None
     return task_views.one(made.id)

@@ -6,6 +6,7 @@ One thread looks at the event sequence for all streams of the process; without s
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import threading
 import time
@@ -199,12 +200,22 @@ def stop() -> None:
 # output
 
 
+class Stopping(ConnectionResetError):
+    """The process ends, what was followed goes on. The web server takes it for a broken connection and cuts the answer off:
+    a whole one would say that this was all."""
+
+
 def follow_output(reference: int | str, stream: str, *, offset: int = 0, attempt: int | None = None,
                   gone: Callable[[], bool] = lambda: False) -> Iterator[bytes]:
-    """A job's output from `offset` on until the job has ended; without `attempt` a retry goes on with the new one's."""
+    """A job's output from `offset` on until the job has ended; without `attempt` a retry goes on with the new one's.
+
+    Raises Stopping when the process ends before the job.
+    """
     job = job_service.find(reference)
     at_attempt, pause_s = attempt or job.attempt, _OUTPUT_LOOK_FIRST_S
-    while not (_look.stopping or gone()):
+    while not gone():
+        if _look.stopping:
+            raise Stopping(errno.ECONNRESET, "the server stops")
         job = job_service.find(job.id)  # before the bytes: what an ended job has written is all there
         ended = job.state in moves.JOB_FINAL or (attempt is not None and job.attempt > attempt)
         piece = job_service.output(job, stream, offset=offset, attempt=at_attempt, limit=PIECE)

@@ -13,11 +13,12 @@ from cloudsched import clock
 from cloudsched.domain import admission, moves
 from cloudsched.domain.entities import Job, Node
 from cloudsched.domain.scheduling import why as rules
+from cloudsched.domain.scheduling.model import Shape
 from cloudsched.services import agent_rules, fleet_config, machines, snapshot
 from cloudsched.services import jobs as job_service
 from cloudsched.services import nodes as node_service
 from cloudsched.services.frameworks import framework_jobs
-from cloudsched.store import clouds, jobs, listings, nodes, shapes, system
+from cloudsched.store import clouds, inputs, jobs, listings, nodes, shapes, system
 from cloudsched.store import devices as device_rows
 from cloudsched.store.db import read
 
@@ -101,7 +102,7 @@ def _open_needs(found: Job) -> list[Reason]:
 
 def _missing_files(found: Job) -> Reason:
     wanted = [item["name"] for item in json.loads(found.spec).get("input_files", [])]
-    there = {name.removeprefix("in/") for _, name, _ in jobs.data_names(found.id)}
+    there = inputs.names(read(), found.id)
     missing = [name for name in wanted if name not in there]
     shown = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
     return _reason("input_files", f"Input files are missing: {shown}.", have=len(wanted) - len(missing), need=len(wanted))
@@ -211,7 +212,14 @@ def _refusing_nodes(found: Job) -> Iterator[tuple[Node, list[Reason]]]:
             takes=machines.takes_of(row.takes) if row is not None else None)
         refused = [_reason(one.rule, one.text, have=_plain(one.have), need=_plain(one.need), node=node.name)
                    for one in admission.refusals(machine, shape)]
-        yield node, refused or list(_unable(node, busy.get(node.id, 0), at))
+        yield node, refused or [*_no_gpu_free(node, machine, shape), *_unable(node, busy.get(node.id, 0), at)]
+
+
+def _no_gpu_free(node: Node, machine: admission.Machine, shape: Shape) -> Iterator[Reason]:
+    free = machines.free_gpus(read(), machine) if shape.gpus else 0
+    if shape.gpus > free:
+        yield _reason("gpus", f"Of the node's {machine.gpus} GPUs {free} are free; the job needs {shape.gpus}.", have=free,
+                      need=shape.gpus, node=node.name)
 
 
 def _unable(node: Node, jobs_now: int, at: float) -> Iterator[Reason]:

@@ -136,7 +136,7 @@ class Agent:
                              low=2, high=3600)
     heartbeat_s: float = seconds(10, "Longest silence of an agent that is well.", low=0.2, high=600)
     long_poll_s: float = seconds(20, "How long an agent may wait for work in one request.", low=0, high=30)
-    output_limit_mb: int = integer(16, "Kept of each output stream of a job; the rest is counted, not kept.",
+    output_limit_mb: int = integer(16, "Kept of each output stream of a job; the rest is not kept, and the job says so.",
                                    low=0, high=65536)
     run_as: str = text("auto", "User that jobs of local agents run as; auto: an unprivileged user when "
                                "started by root, else the user who started.")

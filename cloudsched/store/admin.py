@@ -156,6 +156,9 @@ _QUESTIONS = {
     "jobs have a shape": "SELECT j.id FROM job j LEFT JOIN shape s ON s.id = j.shape_id WHERE s.id IS NULL",
     "dependencies are counted": "SELECT id FROM job WHERE state = 'pending' AND needs <> "
                                 "(SELECT count(*) FROM job_need WHERE job_id = job.id)",
+    "input files have their content": "SELECT i.job_id FROM job_input i LEFT JOIN content_piece p ON p.content_id = i.content_id "
+                                      'AND p."offset" = 0 WHERE p.content_id IS NULL',
+    "contents belong to a job": "SELECT id FROM content WHERE NOT EXISTS (SELECT 1 FROM job_input WHERE content_id = content.id)",
     "nodes have a cloud": "SELECT n.id FROM node n LEFT JOIN cloud c ON c.id = n.cloud_id WHERE c.id IS NULL",
     "job numbers are ahead": "SELECT id FROM job WHERE id > (SELECT value FROM counter WHERE name = 'job')",
 }

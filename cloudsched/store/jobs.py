@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cloudsched.domain.entities import Job, columns
-from cloudsched.store import events
+from cloudsched.store import events, inputs
 from cloudsched.store.db import Row, Tx, read
 
 COLUMNS = columns(Job)
@@ -27,6 +27,7 @@ INSERT = (
 )
 
 LIVE = "('assigned', 'running')"
+CUT = ".cut"
 
 
 @dataclass(slots=True)
@@ -96,9 +97,13 @@ def queued_shapes(tx: Tx) -> list[int]:
     return [row[0] for row in tx.all(sql)]
 
 
-def claim(tx: Tx, node_id: int, shape_ids: Sequence[int], *, limit: int, at: float) -> list[Claimed]:
-    """Hand up to `limit` queued jobs of these shapes to a node: highest priority first, then oldest."""
-    chosen = _choose(tx, shape_ids, limit)
+def claim(tx: Tx, node_id: int, shape_ids: Sequence[int], *, limit: int, at: float,
+          gpus: tuple[Mapping[int, int], int] | None = None) -> list[Claimed]:
+    """Hand up to `limit` queued jobs of these shapes to a node: highest priority first, then oldest.
+
+    `gpus`: what a job of each shape takes of so many that are free on the node; jobs that need more are passed over.
+    """
+    chosen = _choose(tx, shape_ids, limit) if gpus is None else _choose_within(tx, shape_ids, limit, *gpus)
     if not chosen:
         return []
     sql = (
@@ -115,11 +120,33 @@ def claim(tx: Tx, node_id: int, shape_ids: Sequence[int], *, limit: int, at: flo
 
 
 def _choose(tx: Tx, shape_ids: Sequence[int], limit: int) -> list[int]:
-    sql = (f"SELECT -priority, id FROM job{tx.using('job_queue')} WHERE shape_id = ? AND state = 'queued' "
-           "ORDER BY priority DESC, id LIMIT ?" + tx.for_update)
-    heads = [tx.all(sql, (shape_id, limit)) for shape_id in shape_ids]
+    heads = [_heads(tx, shape_id, limit) for shape_id in shape_ids]
     merged = heapq.merge(*heads) if len(heads) > 1 else iter(heads[0] if heads else ())
     return [row[1] for _, row in zip(range(limit), merged, strict=False)]
+
+
+def _heads(tx: Tx, shape_id: int, limit: int) -> list[Row]:
+    sql = (f"SELECT -priority, id FROM job{tx.using('job_queue')} WHERE shape_id = ? AND state = 'queued' "
+           "ORDER BY priority DESC, id LIMIT ?" + tx.for_update)
+    return tx.all(sql, (shape_id, limit))
+
+
+def _choose_within(tx: Tx, shape_ids: Sequence[int], limit: int, needs: Mapping[int, int], room: int) -> list[int]:
+    """As `_choose`, as long as the room lasts."""
+    ordered = sorted((row, shape_id) for shape_id in shape_ids for row in _heads(tx, shape_id, limit))
+    chosen: list[int] = []
+    for (_, number), shape_id in ordered:
+        need = needs.get(shape_id, 0)
+        if need <= room and len(chosen) < limit:
+            room -= need
+            chosen.append(number)
+    return chosen
+
+
+def shapes_in_hand(tx: Tx, node_id: int) -> list[Row]:
+    """(shape_id, how many) of the jobs that a node holds."""
+    sql = f"SELECT shape_id, count(*) FROM job WHERE node_id = ? AND state IN {LIVE} GROUP BY shape_id"
+    return tx.all(sql, (node_id,))
 
 
 # what comes back
@@ -225,11 +252,6 @@ def want_cancelled(tx: Tx, number: int) -> bool:
     return bool(tx.run(sql, (number,)).rowcount)
 
 
-def open_needs(tx: Tx, number: int) -> int:
-    """How many dependencies (and missing input files) a job waits for."""
-    return int(tx.value("SELECT needs FROM job WHERE id = ?", (number,)))
-
-
 def retries(tx: Tx, number: int) -> int:
     """How often the job was tried again."""
     return int(tx.value("SELECT retries FROM job WHERE id = ?", (number,)))
@@ -296,18 +318,20 @@ def queued_of(tx: Tx, shape_id: int, *, unscheduled: bool, before: float | None)
 
 
 def append_output(tx: Tx, pieces: Iterable[tuple[int, int, str, bytes]]) -> None:
-    """Append (job, attempt, stream, bytes) after what is there."""
+    """Append (job, attempt, stream, bytes) after what is there. An empty piece makes an empty stream, once."""
     tx.many(
         'INSERT INTO job_data (job_id, attempt, name, "offset", size, data) '
         'SELECT ?, ?, ?, COALESCE(max("offset" + size), 0), ?, ? FROM job_data '
-        "WHERE job_id = ? AND attempt = ? AND name = ?",
+        "WHERE job_id = ? AND attempt = ? AND name = ? "
+        # Only an empty piece can stand where the next one comes.
+        'ON CONFLICT (job_id, attempt, name, "offset") DO UPDATE SET size = excluded.size, data = excluded.data',
         [(j, a, name, len(data), data, j, a, name) for j, a, name, data in pieces],
     )
 
 
-def drop_data(tx: Tx, job_id: int, attempt: int, name: str) -> None:
-    """Take the bytes away, so that others can come in their place."""
-    tx.run("DELETE FROM job_data WHERE job_id = ? AND attempt = ? AND name = ?", (job_id, attempt, name))
+def mark_cut(tx: Tx, job_id: int, attempt: int, stream: str) -> None:
+    """Note that more of this stream came than is kept."""
+    append_output(tx, [(job_id, attempt, stream + CUT, b"")])
 
 
 def data_size(tx: Tx, job_id: int, attempt: int, name: str) -> int:
@@ -328,20 +352,8 @@ def read_data(job_id: int, attempt: int, name: str, *, offset: int = 0, limit: i
     return bytes(found[:limit])
 
 
-def copy_inputs(tx: Tx, source: int, target: int) -> None:
-    """The input files of one job, for another."""
-    tx.run('INSERT INTO job_data (job_id, attempt, name, "offset", size, data) SELECT ?, attempt, name, "offset", size, data '
-           "FROM job_data WHERE job_id = ? AND attempt = 0", (target, source))
-
-
-def input_names(tx: Tx, job_id: int) -> set[str]:
-    """Input files of which there are bytes."""
-    rows = tx.all("SELECT DISTINCT name FROM job_data WHERE job_id = ? AND attempt = 0", (job_id,))
-    return {row[0].removeprefix("in/") for row in rows}
-
-
 def data_names(job_id: int) -> list[Row]:
-    """(attempt, name, size) of everything kept for a job."""
+    """(attempt, name, size) of every stream kept for a job."""
     sql = "SELECT attempt, name, sum(size) FROM job_data WHERE job_id = ? GROUP BY attempt, name ORDER BY name, attempt"
     return [(a, n, int(s)) for a, n, s in read().all(sql, (job_id,))]
 
@@ -356,9 +368,26 @@ def dependents(tx: Tx, on_id: int) -> list[Row]:
     return tx.all(sql, (on_id,))
 
 
+def needs_of(tx: Tx, job_id: int) -> list[tuple[int, str]]:
+    """(on_id, kind) of what a job still waits for, or waited for when it ended."""
+    return [(row[0], row[1]) for row in tx.all("SELECT on_id, kind FROM job_need WHERE job_id = ? ORDER BY on_id", (job_id,))]
+
+
+def line(tx: Tx, number: int) -> list[int]:
+    """A job and those that are retries of it, and of these, by number."""
+    sql = ("WITH RECURSIVE line(id) AS (SELECT id FROM job WHERE id = ? UNION "
+           "SELECT job.id FROM job JOIN line ON job.retry_of = line.id) SELECT id FROM line ORDER BY id")
+    return [row[0] for row in tx.all(sql, (number,))]
+
+
 def need_met(tx: Tx, job_id: int, on_id: int) -> int:
     """One dependency is met; returns how many are left."""
     tx.run("DELETE FROM job_need WHERE job_id = ? AND on_id = ?", (job_id, on_id))
+    return count_needs(tx, job_id)
+
+
+def count_needs(tx: Tx, job_id: int) -> int:
+    """Note, and return, how much a job still waits for."""
     left = int(tx.value("SELECT count(*) FROM job_need WHERE job_id = ?", (job_id,)))
     tx.run("UPDATE job SET needs = ? WHERE id = ?", (left, job_id))
     return left
@@ -457,6 +486,7 @@ def forget(tx: Tx, before: float, *, limit: int = 2000, not_kinds: Sequence[str]
     ids = [row[0] for row in tx.all(
         f"SELECT id FROM job WHERE state IN ('succeeded', 'failed', 'timeout', 'cancelled') AND ended_at < ?{other} "
         "ORDER BY id LIMIT ?", (before, *not_kinds, limit))]
+    inputs.forget(tx, ids)
     for table, column in (("job_data", "job_id"), ("job_checkpoint", "job_id"), ("job_need", "job_id"), ("job_need", "on_id"),
                           ("job_boot_failure", "job_id"), ("job_block", "job_id"), ("job", "id")):
         tx.many(f"DELETE FROM {table} WHERE {column} = ?", [(number,) for number in ids])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cloudsched.store.db import Row, read
-from cloudsched.store.jobs import conditions
+from cloudsched.store.jobs import CUT, conditions
 
 JOB_COLUMNS = (
     'id, source, key, batch_id, proc, name, "user", org, kind, shape_id, state, goal, priority, placed, node_id, '
@@ -17,6 +17,7 @@ JOB_COLUMNS = (
     "queued_at, started_at, ended_at, exit_code, signal, reason, ran_s, cpu_s, max_rss_mb, result, spec, "
     "attributes, retry_of, override, ban_until, label"
 )
+_STREAMS = [f"'{stream}{end}'" for stream in ("stdout", "stderr") for end in ("", CUT)]
 
 
 def job_rows(*, states: Sequence[str] = (), after: int | None = None, newest_first: bool = True,
@@ -46,13 +47,19 @@ def job_row(number: int) -> Row | None:
     return read().one(f"SELECT {JOB_COLUMNS} FROM job WHERE id = ?", (number,))
 
 
-def output_sizes(ids: Sequence[int]) -> dict[tuple[int, int, str], int]:
-    """(job, attempt, stream) -> bytes of stdout and stderr, for those that have any."""
+def output_sizes(ids: Sequence[int]) -> tuple[dict[tuple[int, int, str], int], set[tuple[int, int, str]]]:
+    """(job, attempt, stream) -> bytes of stdout and stderr, for those that have any; and those of which more came."""
     if not ids:
-        return {}
+        return {}, set()
     sql = (f'SELECT job_id, attempt, name, max("offset" + size) FROM job_data WHERE job_id IN ({_marks(ids)}) '
-           "AND attempt > 0 AND name IN ('stdout', 'stderr') GROUP BY job_id, attempt, name")
-    return {(j, a, n): int(size) for j, a, n, size in read().all(sql, ids)}
+           f"AND attempt > 0 AND name IN ({', '.join(_STREAMS)}) GROUP BY job_id, attempt, name")
+    sizes, cut = {}, set()
+    for number, attempt, name, size in read().all(sql, ids):
+        if name.endswith(CUT):
+            cut.add((number, attempt, name.removesuffix(CUT)))
+        else:
+            sizes[number, attempt, name] = int(size)
+    return sizes, cut
 
 
 def open_needs(ids: Sequence[int]) -> list[Row]:

@@ -14,6 +14,7 @@ from cloudsched.store import (
     tables_clusters,
     tables_dcluster,
     tables_devices,
+    tables_inputs,
     tables_instances,
     tables_logkit,
     tables_parts,
@@ -60,7 +61,18 @@ def _clusters(_database: Database, tx: Tx) -> None:
             tx.run(index)
 
 
-STEPS: tuple[Callable[[Database, Tx], None], ...] = (_foundation, _log_agents, _devices, _clusters)
+def _inputs(_database: Database, tx: Tx) -> None:
+    for model in tables_inputs.ALL:
+        model._schema.create_all(safe=False)  # type: ignore[attr-defined]
+    for index in tables_inputs.INDEXES:
+        tx.run(index)
+
+
+def _retries(_database: Database, tx: Tx) -> None:
+    tx.run("CREATE INDEX job_retry ON job (retry_of) WHERE retry_of IS NOT NULL")
+
+
+STEPS: tuple[Callable[[Database, Tx], None], ...] = (_foundation, _log_agents, _devices, _clusters, _retries, _inputs)
 
 
 def version(database: Database) -> int:

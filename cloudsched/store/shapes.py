@@ -83,14 +83,15 @@ def _fresh() -> _Cache:
 def _shape(row: tuple[Any, ...]) -> Shape:
     number, user, vm_type, source, cores, memory_mb, storage_gb, network, high_priority, placement = row
     asked = json.loads(placement)
+    extras = asked.get("extras", {})
     return Shape(
         id=number, user=user, vm_type=vm_type, source=source, cores=cores, memory_mb=memory_mb, storage_gb=storage_gb,
-        network=network, high_priority=high_priority,
+        gpus=extras.get("gpus", 0), network=network, high_priority=high_priority,
         targets=tuple(asked.get("targets", ())), type_limit=asked.get("type_limit", -1),
         job_per_core=bool(asked.get("job_per_core")), keep_alive_s=asked.get("keep_alive_s"),
         images=asked.get("images", {}), instance_types=asked.get("instance_types", {}),
         maximum_price=asked.get("maximum_price", 0.0), security_groups=tuple(asked.get("security_groups", ())),
-        extras=asked.get("extras", {}), require=_require(asked.get("require")),
+        extras=extras, require=_require(asked.get("require")),
     )
 
 

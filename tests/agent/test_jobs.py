@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloudsched.agent import scratch
 from cloudsched.testing.fakeserver import FakeServer
 from tests.agent.conftest import Start
 
@@ -99,6 +102,22 @@ def test_files_come_and_go(server: FakeServer, start: Start) -> None:
     assert "leads out" in link["reason"]
     assert server.jobs[3].outputs == {}
     server.until(lambda: agent.scratch() in ([], ["3.1"], ["2.1"]), "scratch is empty")
+
+
+def test_a_directory_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "o1" / "closed").mkdir(parents=True)
+    (tmp_path / "o1" / "file").write_text("x")
+    assert scratch.matches(str(tmp_path), "o1") == ["o1/file"]
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        scratch.matches(str(tmp_path), "o1")
 
 
 def test_long_and_binary_output_is_exact(server: FakeServer, start: Start) -> None:

@@ -60,6 +60,7 @@ class FakeApi:
         self.run_jobs = run_jobs
         self.jobs: dict[int, dict[str, Any]] = {}
         self.output: dict[tuple[int, str], bytes] = {}
+        self.attempts: dict[tuple[int, int], bytes] = {}
         self.files: dict[int, dict[str, bytes]] = {}
         self.inputs: dict[int, dict[str, bytes]] = {}
         self.nodes: list[dict[str, Any]] = []
@@ -220,7 +221,9 @@ def _output(api: FakeApi, call: dict[str, Any], ref: str) -> Any:
     stream = call["params"].get("stream", ["stdout"])[0]
     if stream not in ("stdout", "stderr"):
         raise Problem(400, "Bad input", errors=[{"field": "stream", "message": "?", "allowed": "stdout, stderr"}])
-    return api.output.get((job["id"], stream), b"")[int(call["params"].get("offset", ["0"])[0]) :]
+    attempt = int(call["params"].get("attempt", ["0"])[0])
+    kept = api.attempts.get((job["id"], attempt)) or api.output.get((job["id"], stream), b"")
+    return kept[int(call["params"].get("offset", ["0"])[0]) :]
 
 
 @route("GET", "/jobs/([^/]+)/files")
@@ -248,7 +251,7 @@ def _put_file(api: FakeApi, call: dict[str, Any], ref: str, name: str) -> Any:
 @route("POST", "/jobs/([^/]+)/(cancel|retry|hold|release)", "wait_s")
 def _steer(api: FakeApi, call: dict[str, Any], ref: str, verb: str) -> Any:
     job = _find(api, ref)
-    _known(call["body"] or {}, frozenset({"hold": {"reason"}, "retry": {"priority"}}.get(verb, set())))
+    _known(call["body"] or {}, frozenset({"hold": {"reason"}, "retry": {"priority", "ignore_dependencies"}}.get(verb, set())))
     if verb == "retry":
         new = api.add_job(**{k: v for k, v in job.items() if k in JOB_FIELDS}, state="queued", retry_of=job["id"])
         return api.look(new) if api.steps == 0 else dict(new)
@@ -320,8 +323,10 @@ def _change_cloud(api: FakeApi, call: dict[str, Any], name: str) -> Any:
 
 @route("DELETE", "/clouds/([^/]+)")
 def _remove_cloud(api: FakeApi, call: dict[str, Any], name: str) -> Any:
-    api.clouds.remove(_find_cloud(api, name))
-    return 204, None
+    cloud = _find_cloud(api, name)
+    api.clouds.remove(cloud)
+    answer = {"name": name, "removed": True, "operation": 7 if cloud["nodes"] else None}
+    return (202 if cloud["nodes"] else 200), answer
 
 
 @route("POST", "/clouds/([^/]+)/(verify|enable|disable)")
@@ -511,6 +516,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _fault(self, fault: Any) -> bool:
         """"cut": no answer; "lost": done, but the answer is lost; (status, seconds): busy; "half": half an answer;
+        bytes: an answer that ends well with these (so ends what is followed when a server stops);
         "at work": the first try of a repeated call is not done."""
         if fault == "pass":
             return False
@@ -525,6 +531,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             self.wfile.write(b"4\r\nhalf\r\n")
+        elif isinstance(fault, bytes):
+            self._send(200, fault, "text/plain")
         elif fault == "at work":
             problem = {"title": "Conflict", "status": 409, "detail": "the first request with this key is still at work"}
             self._send(409, json.dumps(problem).encode(), "application/problem+json")

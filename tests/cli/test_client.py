@@ -194,6 +194,52 @@ def test_nobody_there(free_port: int, pauses: Pauses) -> None:
     assert sum(pauses.slept) <= 1.0
 
 
+def test_nobody_there_for_what_is_read_piece_by_piece(free_port: int, pauses: Pauses) -> None:
+    client = Client(f"http://127.0.0.1:{free_port}", sleep=pauses.sleep, monotonic=pauses.monotonic)
+    for reading in (client.output(1), client.output(1, follow=True), client.events(), client.records("/jobs/1/logs")):
+        pauses.slept.clear()
+        with pytest.raises(ServerAway, match="connection refused"):
+            next(iter(reading))
+        assert sum(pauses.slept) <= 1.0
+    with pytest.raises(ServerAway, match="connection refused"):
+        client.download("/jobs/1/files/x", io.BytesIO())
+
+
+def test_each_attempt_of_a_followed_job_is_read_whole(client: Client, api: FakeApi) -> None:
+    job = api.add_job(state="running")
+    api.attempts = {(1, 1): b"longer than the next", (1, 2): b"short", (1, 3): b"last"}
+    api.faults = ["pass", b"longer "]
+    pieces = client.output(1, follow=True)
+    found = [next(pieces)]
+    job.update(attempt=3, state="succeeded")
+    assert b"|".join([*found, *pieces]) == b"longer |than the next|short|last"
+    assert b"".join(client.output(1, follow=True, attempt=2)) == b"short"
+
+
+def test_what_is_followed_is_given_up_when_the_server_stays_away(client: Client, api: FakeApi, pauses: Pauses) -> None:
+    told: list[ServerAway] = []
+    client.on_away = told.append
+    api.add_job(state="running")
+    for reading in (client.output(1, follow=True), client.records("/nodes/1/logs", over=lambda: False), client.events()):
+        told.clear()
+        pauses.slept.clear()
+        client.get("/")
+        api.faults = ["cut"] * 1000
+        with pytest.raises(ServerAway):
+            next(iter(reading))
+        assert len(told) == 1
+        assert 110 < sum(pauses.slept) <= 120 and max(pauses.slept) <= 2
+        api.faults.clear()
+
+
+def test_a_busy_server_is_asked_again_for_a_stream(client: Client, api: FakeApi, pauses: Pauses) -> None:
+    api.add_job(state="succeeded")
+    api.output[1, "stdout"] = b"text"
+    api.faults = [(503, 2)]
+    assert b"".join(client.output(1)) == b"text"
+    assert pauses.slept == [2.0]
+
+
 def test_event_lines_are_read_as_the_standard_says() -> None:
     reader = EventReader()
     lines = [b": comment\n", b"retry: 1500\n", b"\n", b"id: 7\r\n", b"event: x\r\n", b"data: [1,\r\n", b"data: 2]\r\n", b"\r\n"]

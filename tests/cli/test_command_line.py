@@ -152,6 +152,27 @@ def test_watch_and_follow_end_well_with_ctrl_c(cli: Cli, api: FakeApi, monkeypat
     assert said.out.count("ID\tSTATE") == 2
 
 
+@pytest.mark.parametrize(
+    "words", [("events", "--follow"), ("jobs", "logs", "1"), ("jobs", "logs", "-f", "1"), ("logs", "show", "-f", "node:n")]
+)
+def test_nobody_there_is_no_traceback(
+    words: tuple[str, ...], free_port: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setenv("CLOUDSCHED_SERVER_URL", f"http://127.0.0.1:{free_port}")
+    assert main([*words]) == 3
+    assert "(connection refused); the address is from CLOUDSCHED_SERVER_URL" in capfd.readouterr().err
+
+
+def test_an_error_of_the_system_is_said_in_words(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cloudsched.client.Client.get", fail)
+    said = cli("jobs", "count")
+    assert (said.status, said.err) == (1, "cloudsched: No space left on device\n")
+
+
 def test_a_reader_that_leaves_is_no_error(cli: Cli, api: FakeApi) -> None:
     for _ in range(3000):
         api.add_job(state="held")
@@ -275,3 +296,11 @@ def test_bad_settings_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "c.toml").write_text("[web]\nworkers = 'many'\n")
     assert main(["config", "show", "--config", str(tmp_path / "c.toml"), "--state", str(tmp_path)]) == 2
     assert "web.workers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["jobs", "nodes", "clouds"])
+def test_the_line_of_help_names_all_verbs(command: str) -> None:
+    parser = build_parser(command)
+    (commands,) = (one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
+    (actions,) = (one for one in commands.choices[command]._actions if isinstance(one, argparse._SubParsersAction))
+    assert set(COMMANDS[command][1].split(", ")) == set(actions.choices)

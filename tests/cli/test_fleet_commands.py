@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -116,6 +117,32 @@ def test_clouds_show_set_remove(cli: Cli, api: FakeApi) -> None:
     assert cli("clouds", "set", "a/b").status == 2
     assert cli("clouds", "remove", "a/b", "--yes").out == "a/b: removed\n"
     assert cli("clouds", "remove", "a/b", "--yes").status == 4
+
+
+def test_a_cloud_in_use_is_removed_by_force_alone(
+    cli: Cli, api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.add_cloud("busy", nodes=2)
+    api.add_node("one", cloud="busy", jobs=3)
+    api.add_node("gone", cloud="busy", state="gone", jobs=9)
+    for words in ((), ("--yes",)):
+        said = cli("clouds", "remove", "busy", *words)
+        assert (said.status, said.out) == (1, "")
+        assert said.err == (
+            "cloudsched: busy: it has 2 nodes with 3 running jobs; --force destroys them (the jobs go back to the queue)\n"
+        )
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True, readline=lambda: "n\n"))
+    said = cli("clouds", "remove", "busy")
+    assert said.status == 1 and "Remove busy, and destroy its 2 nodes with 3 running jobs? [y/N]" in said.err
+    assert [cloud["name"] for cloud in api.clouds] == ["busy"]
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True, readline=lambda: "y\n"))
+    assert cli("clouds", "remove", "busy").status == 0
+    api.add_cloud("busy", nodes=1)
+    said = cli("clouds", "remove", "busy", "--force")
+    assert said.out == (
+        "busy: removed; being destroyed: 1 node with 3 running jobs; the jobs go back to the queue (operation 7)\n"
+    )
+    assert api.clouds == []
 
 
 def test_clouds_enable_disable_verify(cli: Cli, api: FakeApi) -> None:

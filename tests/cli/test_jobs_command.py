@@ -74,15 +74,39 @@ def test_logs_of_both_streams_are_raw_bytes(cli: Cli, api: FakeApi) -> None:
     assert cli("jobs", "logs", "1").out == "line\nno end"
     assert cli("jobs", "logs", "1", "--stderr").out == "oops\n"
     assert cli("jobs", "logs", "1", "--offset", "5", "--follow").out == "no end"
-    assert cli("jobs", "logs", "1", "--json").json == {"id": "1", "stream": "stdout", "text": "line\nno end"}
+    assert cli("jobs", "logs", "1", "--json").json == {"id": "1", "stream": "stdout", "text": "line\nno end", "truncated": False}
+
+
+def test_an_output_that_was_cut_is_told(cli: Cli, api: FakeApi, tmp_path: Path) -> None:
+    api.add_job(state="succeeded", output_size=4, output_truncated=True, error_size=2, error_truncated=False)
+    api.output[1, "stdout"] = b"text"
+    cut = "the output was cut at 4 bytes (the rest is not kept)"
+    for words in (("jobs", "logs", "1"), ("jobs", "logs", "-f", "1")):
+        said = cli(*words)
+        assert (said.status, said.out, said.err) == (0, "text", f"cloudsched: {cut}\n")
+    assert cli("jobs", "logs", "1", "--stderr").err == cli("jobs", "logs", "1", "--attempt", "7").err == ""
+    assert cli("jobs", "logs", "1", "--json").json["truncated"] is True
+    assert "output_truncated\tyes" in cli("jobs", "show", "1").lines
+    assert cli("jobs", "fetch", "1", "--to", str(tmp_path)).err == f"cloudsched: job 1: {cut}\n"
 
 
 def test_a_followed_output_goes_on_where_the_connection_broke(cli: Cli, api: FakeApi) -> None:
     api.add_job(state="succeeded")
     api.output[1, "stdout"] = b"half and the rest"
-    api.faults = ["half"]
+    api.faults = ["pass", "half"]
     assert cli("jobs", "logs", "1", "--follow").out == "half and the rest"
-    assert "offset=4" in api.requests[-1][1]
+    assert any("offset=4" in path for _, path, _, _ in api.requests)
+
+
+def test_a_server_that_stops_is_not_the_end_of_a_followed_job(cli: Cli, api: FakeApi) -> None:
+    api.add_job(command=["sh", "-c", "exit 5"])
+    api.steps = 1
+    api.output[1, "stdout"] = b"first second"
+    api.faults = ["pass", b"first ", "cut"]
+    said = cli("jobs", "logs", "1", "--follow")
+    assert (said.status, said.out) == (0, "first second")
+    assert said.err.count("trying again for 2m00s") == 1
+    assert any("offset=6" in path for _, path, _, _ in api.requests)
 
 
 def test_cancel_one_several_and_by_filter(cli: Cli, api: FakeApi) -> None:
@@ -119,6 +143,8 @@ def test_hold_release_retry(cli: Cli, api: FakeApi) -> None:
     assert api.requests[-1][3] == {"reason": "later"}
     assert cli("jobs", "retry", "1", "--priority", "-3").status == 0
     assert api.requests[-1][3] == {"priority": -3}
+    assert cli("jobs", "retry", "1", "--ignore-dependencies").status == 0
+    assert api.requests[-1][3] == {"ignore_dependencies": True}
 
 
 def test_retry_is_made_once_although_its_answer_was_lost(cli: Cli, api: FakeApi) -> None:
@@ -160,6 +186,12 @@ def test_fetch_of_a_batch_goes_below_a_directory(cli: Cli, api: FakeApi, tmp_pat
     assert (tmp_path / "job-1/stdout").read_text() == "hello"
     assert (tmp_path / "job-1/out.txt").read_text() == "12345"
     assert cli("jobs", "fetch", "nobatch").status == 4
+    assert cli("jobs", "fetch", "1", "--to", str(tmp_path), "--json").json == {"files": [
+        {"job": 1, "name": "stdout", "path": f"{tmp_path}/job-1/stdout", "size": 5},
+        {"job": 1, "name": "stderr", "path": f"{tmp_path}/job-1/stderr", "size": 0},
+        {"job": 1, "name": "out.txt", "path": f"{tmp_path}/job-1/out.txt", "size": 5},
+    ]}
+    assert cli("jobs", "files", "1", "--all", "--to", str(tmp_path), "--json").json["files"][0]["name"] == "out.txt"
 
 
 def test_fetch_writes_nothing_outside_of_the_current_directory(

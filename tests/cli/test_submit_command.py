@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from cloudsched.client import Client
+
 from .conftest import Cli
 from .fake_api import JOB_FIELDS, FakeApi
 
@@ -202,6 +204,67 @@ def test_jobs_whose_files_cannot_be_sent_are_cancelled(cli: Cli, api: FakeApi, t
     said = cli("submit", f"--input={big}", "--", "true")
     assert said.status == 1
     assert api.jobs[1]["state"] == "cancelled"
+
+
+@pytest.fixture
+def two_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloudsched.cli.submission.MAX_JOBS", 2)
+
+
+def _interrupt(monkeypatch: pytest.MonkeyPatch, name: str, after: int) -> None:
+    """Ctrl-C at the call after so many."""
+    calls, before = [], getattr(Client, name)
+
+    def call(*words: object, **named: object) -> object:
+        calls.append(words)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return before(*words, **named)
+
+    monkeypatch.setattr(Client, name, call)
+
+
+def test_several_requests_name_their_batch_early(cli: Cli, api: FakeApi, two_a_request: None) -> None:
+    said = cli("submit", "--count", "5", "--batch", "b", "--", "true")
+    assert (said.status, said.lines) == (0, ["1", "2", "3", "4", "5"])
+    assert said.err == "cloudsched: 5 jobs in 3 requests as batch b\n"
+    assert cli("submit", "--count", "2", "--", "true").err == ""
+
+
+def test_an_interrupted_submission_says_what_is_there(
+    cli: Cli, api: FakeApi, two_a_request: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _interrupt(monkeypatch, "create", 2)
+    said = cli("submit", "--count", "5", "--batch", "my jobs", "--hold", "--", "true")
+    assert (said.status, said.out) == (130, "")
+    assert said.err.splitlines()[-1] == (
+        "cloudsched: at least 4 of 5 jobs were submitted as batch my jobs; cancel them with: cloudsched jobs cancel "
+        "--batch 'my jobs'"
+    )
+    assert cli("jobs", "cancel", "--batch", "my jobs").out == "4 jobs cancelled\n"
+
+
+def test_a_refused_part_of_a_submission_says_what_is_there(cli: Cli, api: FakeApi, two_a_request: None) -> None:
+    api.faults = ["pass", (400, 0)]
+    said = cli("submit", "--count", "3", "--batch", "b", "--", "true")
+    assert said.status == 1
+    assert "cloudsched: 2 of 3 jobs were submitted as batch b; cancel them with:" in said.err
+    api.faults = [(400, 0)]
+    assert "were submitted" not in cli("submit", "--count", "3", "--", "true").err
+
+
+@pytest.mark.parametrize(("method", "after", "cancelled"), [("create", 1, 2), ("upload", 3, 4)])
+def test_an_interrupted_submission_leaves_no_job_that_waits_for_files(
+    cli: Cli, api: FakeApi, tmp_path: Path, two_a_request: None, monkeypatch: pytest.MonkeyPatch, method: str,
+    after: int, cancelled: int,
+) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(b"x" * 300_000)
+    _interrupt(monkeypatch, method, after)
+    said = cli("submit", f"--input={big}", "--count", "4", "--", "true")
+    assert said.status == 130
+    assert [job["state"] for job in api.jobs.values()] == ["cancelled"] * cancelled
+    assert f"{cancelled} jobs were cancelled, as not all their input files were sent" in said.err
 
 
 SUBMIT = """\

@@ -117,3 +117,13 @@ def test_a_block_in_a_pipe_says_only_what_is_new_and_not_too_often() -> None:
 def test_a_bar() -> None:
     assert [bar(n, 4, width=4) for n in (0, 1, 4)] == ["░░░░", "█░░░", "████"]
     assert bar(0, 0, width=2) == "██"
+
+
+def test_a_time_loses_its_date_and_is_never_cut() -> None:
+    columns = (Column("ID"), Column("SUBMITTED"), Column("COMMAND"))
+    rows = [["1", "2026-11-23 09:08:07", "a long command " * 9], ["2", "2026-11-22 23:08:07", "x"], ["3", "", "x"]]
+    assert fitted_table(columns, rows, width=30, colour=False, today="2026-11-23") == [
+        "ID  SUBMITTED    COMMAND", "1   09:08:07     a long comma…", "2   11-22 23:08  x", "3                x",
+    ]  # fmt: skip
+    assert "2026-11-23 09:08:07" in fitted_table(columns, rows, width=200, colour=False, today="2026-11-23")[1]
+    assert "09:08:07   a lon…" in fitted_table(columns, rows[:1], width=15, colour=False, today="2026-11-23")[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from cloudsched.testing.instance import Instance
 
-from .conftest import Maker
+from .conftest import CLOUDS, Maker
 
 pytestmark = pytest.mark.e2e
 
@@ -62,6 +63,36 @@ def test_logs_are_followed_while_the_job_runs(house: Instance) -> None:
         assert follower.stdout.read() == "second\n"
         assert follower.wait(timeout=20) == 0
     assert house.job(number)["state"] == "succeeded"
+
+
+def test_what_is_followed_outlasts_a_restart(new_instance: Maker) -> None:
+    house = new_instance(clouds=CLOUDS)
+    serve = house.start_all().processes["serve"]
+    job = ["submit", "--memory", "64M", "--follow", "--", "sh", "-c", "echo first; while [ ! -e go ]; do sleep 0.05; done; "
+           "echo second; exit 5"]
+    follower, events = (_reader(house, *words) for words in (job, ["events", "--follow", "--json"]))
+    with follower, events:
+        assert follower.stdout is not None and events.stdout is not None
+        assert follower.stdout.readline() == "first\n"
+        serve.stop(signal.SIGINT)
+        serve.start()
+        house.wait_ready()
+        house.until(lambda: house.job(1)["state"] == "running" and house.scratch_directories(), "the job")
+        for scratch in house.scratch_directories():
+            (scratch / "go").touch()
+        said = follower.stdout.read()
+        assert said.endswith("second\n"), said
+        assert follower.wait(timeout=30) == 5
+        ended = house.api("GET", "/events", subject_kind="job", subject_id=1)["items"][-1]["id"]
+        assert any(json.loads(line)["id"] == ended for line in events.stdout)
+        events.send_signal(signal.SIGINT)
+        assert events.wait(timeout=30) == 0
+    assert "Traceback" not in house.log_text()
+
+
+def _reader(house: Instance, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "cloudsched", *words], env=house.environment(), stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
 
 
 def test_looking_around(house: Instance) -> None:

@@ -50,14 +50,15 @@ def test_input_and_output_files(house: Instance) -> None:
     raw = bytes(range(256)) * 5000
     files = [{"name": "in/data.bin", "content_base64": base64.b64encode(raw).decode()},
              {"name": "run.sh", "content_base64": base64.b64encode(b"#!/bin/sh\nwc -c < in/data.bin\n").decode(), "mode": 0o755}]
-    script = "./run.sh; mkdir out; cp in/data.bin out/copy; echo text > 'out/an ü name'; echo no > other"
+    script = "./run.sh; mkdir out; cp in/data.bin out/copy; echo text > 'out/an ü name'; : > out/empty; echo no > other"
     number = house.shell(script, input_files=files, output_files=["out/*"])
     house.wait_state(number, "succeeded")
     assert house.output(number).strip() == str(len(raw))
     listed = {one["name"]: one["size"] for one in house.api("GET", f"/jobs/{number}/files")["items"]}
-    assert listed == {"out/copy": len(raw), "out/an ü name": 5}
+    assert listed == {"out/copy": len(raw), "out/an ü name": 5, "out/empty": 0}
     assert house.call("GET", f"/api/v2/jobs/{number}/files/out/copy").body == raw
     assert house.call("GET", f"/api/v2/jobs/{number}/files/out/an%20%C3%BC%20name").body == b"text\n"
+    assert house.call("GET", f"/api/v2/jobs/{number}/files/out/empty").body == b""
     assert house.call("GET", f"/api/v2/jobs/{number}/files/other").status == 404
 
 
@@ -185,7 +186,13 @@ def test_much_output_is_kept_in_order(house: Instance) -> None:
     text = house.output(number)
     assert text == "".join(f"line {index}\n" for index in range(20_000))
     assert (job["output_size"], job["error_size"]) == (len(text), 4)
-    assert house.output(number, "stderr") == "end\n"
+    assert house.output(number, "stderr") == "end\n" and not job["output_truncated"]
+
+
+def test_output_that_is_cut_is_said_to_be(house: Instance) -> None:
+    number = house.shell("head -c 18000000 /dev/zero; echo end >&2")
+    job = house.wait_state(number, "succeeded")
+    assert (job["output_size"], job["output_truncated"], job["error_size"], job["error_truncated"]) == (16 << 20, True, 4, False)
 
 
 def test_nothing_of_ended_jobs_stays_on_a_machine(house: Instance) -> None:

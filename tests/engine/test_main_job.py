@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cloudsched.services import jobs as job_service
-from cloudsched.store import events, jobs, nodes
+from cloudsched.store import clouds, events, jobs, nodes
 
 from .conftest import ADA, House
 
@@ -27,6 +29,16 @@ def test_jobs_are_fitted_with_machines_and_the_machines_go_away(house: House) ->
         assert nodes.get(agent.node_id).state in ("stopping", "gone")  # type: ignore[union-attr]
     assert not nodes.live()
     assert not house.driver("alpha").machines() + house.driver("beta").machines()
+
+
+@pytest.mark.parametrize("targets", [["alpha ", "nope"], ["", " "], [" All"]])
+def test_a_node_booted_for_a_target_takes_the_job(house: House, targets: list[str]) -> None:
+    house.add_cloud("alpha")
+    house.database.write(lambda tx: clouds.set_aliases(tx, {"all ": ["Alpha"]}, at=house.clock.now()))
+    (number,) = house.submit(1, targets=targets)
+    house.cycle()
+    (agent,) = house.join_all()
+    assert [job.id for job in agent.sync(want=1).jobs] == [number]
 
 
 def test_each_step_of_a_job_is_an_event(house: House) -> None:

@@ -24,6 +24,7 @@ from cloudsched.services.centre import (
     centre_growth,
     centre_hosts,
     centre_labels,
+    centre_ops,  # noqa: F401 - has the kinds of operations registered
     centre_upkeep,
     centres,
     parts,

@@ -53,6 +53,17 @@ def test_the_key_with_another_request_is_refused() -> None:
         jobs.submit([request()], LOCAL_ADMIN, idempotency=("key", "other"))
 
 
+@pytest.mark.parametrize(("count", "reference", "message", "allowed"), [
+    (1, "#0", "#0 is this job itself", "the number or key of a job"),
+    (1, "#1", "#1 is no job of this request", "the number or key of a job"),
+    (2, "#x", "#x is no job of this request", "the number or key of a job, or another of #0 to #1")])
+def test_places_that_cannot_be_waited_for(count: int, reference: str, message: str, allowed: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        jobs.submit([request(after_ok=[reference]), *[request()] * (count - 1)], LOCAL_ADMIN)
+    (error,) = caught.value.errors
+    assert (error.field, error.message, error.allowed) == ("jobs[0].after_ok", message, allowed)
+
+
 def test_dependencies_within_a_request() -> None:
     made = jobs.submit([request(), request(after_ok=["#0"])], LOCAL_ADMIN)
     assert listing.one(made.ids[1]).state == "pending" and listing.one(made.ids[1]).after_ok == [made.ids[0]]

@@ -65,6 +65,19 @@ def settings(database: Database, tmp_state: Path) -> Settings:
     return found
 
 
+def test_options_that_no_such_cloud_has_are_refused(settings: Settings) -> None:
+    options = {"run_as": "", "log_agent": True, "cluster": "k"}
+    given = {"name": "here", "kind": "Local", "slots": 1}
+    with pytest.raises(Invalid) as caught:
+        pool_clouds.add_cloud({**given, "options": {**options, "zz": 1}}, settings=settings, verify=False)
+    assert [error.field for error in caught.value.errors] == ["options.zz"] and "run_as" in str(caught.value.errors[0].allowed)
+    made = pool_clouds.add_cloud({**given, "options": options}, settings=settings, verify=False).cloud
+    assert made is not None and pool_clouds.place_of(made, settings=settings).options == {"run_as": ""}
+    with pytest.raises(Invalid):
+        pool_clouds.set_cloud("here", {"options": {**options, "zz": 1}}, settings=settings, verify=False)
+    assert pool_clouds.set_cloud("here", {"options": {**options, "tags": "a"}}, settings=settings, verify=False).cloud
+
+
 def test_add(settings: Settings) -> None:
     change = pool_clouds.add_cloud(GIVEN, settings=settings, actor="ann")
     assert change.cloud is not None

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from cloudsched import clock
+from cloudsched.classic import clouds_conf
 from cloudsched.domain.entities import Cloud, Node
-from cloudsched.services import pool, pool_clouds, pool_ops, pool_switches, pool_sync, snapshot
+from cloudsched.drivers import local
+from cloudsched.services import pool, pool_clouds, pool_limits, pool_ops, pool_switches, pool_sync, snapshot
 from cloudsched.settings import Settings, load
 from cloudsched.store import clouds, events, nodes, system
 from cloudsched.store.db import Database, write
@@ -161,7 +163,8 @@ def test_errors_give_way_first(settings: Settings, file: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [lambda file: file.unlink(), lambda file: file.write_text("[alpha\n"),
-                                   lambda file: file.write_bytes(b"\xff\0")])
+                                   lambda file: file.write_bytes(b"\xff\0"), lambda file: file.write_bytes(b""),
+                                   lambda file: file.write_text("# all of it will come back\n\n")])
 def test_a_file_that_cannot_be_read_changes_nothing(
         settings: Settings, file: Path, spoil: Callable[[Path], object], caplog: pytest.LogCaptureFixture) -> None:
     pool_sync.start(settings)
@@ -181,6 +184,51 @@ def test_a_section_with_a_slip_keeps_its_cloud(settings: Settings, file: Path, c
     assert pool_sync.reconfigure(settings) == pool_sync.Synced()
     assert (now(node).state, cloud("alpha").max_slots) == ("running", 3)
     assert "vm_slots" in caplog.text
+
+
+def test_a_first_start_with_an_empty_file_has_no_clouds(settings: Settings, file: Path) -> None:
+    file.write_text("")
+    assert pool_sync.start(settings) == pool_sync.Synced()
+    assert pool_sync.reconfigure(settings) == pool_sync.Synced()
+
+
+def test_a_start_with_a_file_that_became_empty_keeps_the_clouds(settings: Settings, file: Path) -> None:
+    pool_sync.start(settings)
+    file.write_text("")
+    assert "no section" in pool_sync.start(settings).problem
+    assert {found.name for found in clouds.all_clouds()} >= {"alpha", "beta"}
+
+
+def test_a_key_that_no_local_cloud_has_skips_the_section(
+        settings: Settings, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    classic = "networks: a\nhypervisor: xen\nregions: r\n"
+    file.write_text("[a]\ncloud_type: Local\nvm_slots: 1\nbogus = 7\n" + BETA + classic + "log_agent: yes\ncluster: k\n")
+    assert pool_sync.reconfigure(settings).added == ("beta",)
+    assert "section skipped: bogus is not a key of Local clouds" in caplog.text
+    file.write_text(BETA.replace("run_as", "runas"))
+    assert pool_sync.reconfigure(settings) == pool_sync.Synced()
+    assert cloud("beta").option["run_as"] == "nobody" and "did you mean run_as?" in caplog.text
+
+
+def test_the_reader_knows_what_a_local_cloud_takes() -> None:
+    assert clouds_conf.OWN_KEYS["local"] | {"gpus"} == {*local.OPTIONS, *pool_clouds.OF_SERVER}
+
+
+def test_limits_and_aliases_of_a_file_go_with_it(database: Database, tmp_state: Path, tmp_path: Path) -> None:
+    limits, aliases = tmp_path / "limits", tmp_path / "aliases"
+    limits.write_text('{"ada": 3}')
+    aliases.write_text('{"east": ["alpha"]}')
+    both = make_settings(tmp_state, None, **{"cloud_scheduler.user_limit_file": str(limits),
+                                             "cloud_scheduler.target_cloud_alias_file": str(aliases)})
+    pool_sync.start(both)
+    assert (pool_limits.limits(), pool_limits.aliases()) == ({"ada": 3}, {"east": ["alpha"]})
+    assert not pool_limits.reload_aliases(make_settings(tmp_state, None))  # contract 4.8: they stay until the next start
+    assert pool_limits.aliases()
+    pool_sync.start(make_settings(tmp_state, None))
+    assert (pool_limits.limits(), pool_limits.aliases()) == ({}, {})
+    last = events.last_id()
+    pool_limits.load(make_settings(tmp_state, None))
+    assert events.last_id() == last
 
 
 def test_clouds_of_the_api_stay(settings: Settings) -> None:

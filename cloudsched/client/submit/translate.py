@@ -75,7 +75,10 @@ class Context:
                 return self.macros.variables[name].place
         return default or Place()
 
-    def fail(self, command: str, reason: str) -> SubmitError:
+    def fail(self, command: str, reason: str | ValueError) -> SubmitError:
+        """What is wrong with a command, with its place; a reason that has a place of its own keeps it."""
+        if isinstance(reason, SubmitError):
+            return SubmitError(f"{command}: {reason.reason}", reason.place if str(reason.place) else self.place(command))
         return SubmitError(f"{command}: {reason}", self.place(command))
 
     def warn(self, command: str, reason: str) -> None:
@@ -145,7 +148,7 @@ def _program(context: Context, home: Path, place: Place) -> dict[str, Any]:
     try:
         arguments = quoting.split_arguments(context.text("arguments"))
     except ValueError as problem:
-        raise context.fail("arguments", str(problem)) from None
+        raise context.fail("arguments", problem) from None
     files: list[Entry] = []
     if mode != "no" and _flag(context, "transfer_executable", True):
         program, files = _transferred(context, executable)
@@ -157,7 +160,7 @@ def _program(context: Context, home: Path, place: Place) -> dict[str, Any]:
     try:
         files = input_files(context.transfer, listed, home, files)
     except ValueError as problem:
-        raise context.fail("transfer_input_files", str(problem)) from None
+        raise context.fail("transfer_input_files", problem) from None
     return {"command": [program, *arguments], "input_files": files}
 
 
@@ -167,7 +170,7 @@ def _transferred(context: Context, executable: str) -> tuple[str, list[Entry]]:
     try:
         entry = transferred_program(context.transfer, context.directory / executable)
     except ValueError as problem:
-        raise context.fail("executable", str(problem)) from None
+        raise context.fail("executable", problem) from None
     return "./" + entry["name"], [entry]
 
 
@@ -188,7 +191,7 @@ def _environment(context: Context) -> dict[str, Any]:
     try:
         env.update(quoting.split_environment(context.text("environment")))
     except ValueError as problem:
-        raise context.fail("environment", str(problem)) from None
+        raise context.fail("environment", problem) from None
     for name in env:
         if not _ENV_NAME.match(name):
             raise context.fail("environment", f"{name!r} is no name for a variable")
@@ -221,7 +224,7 @@ def _stdin(context: Context, home: Path) -> dict[str, Any]:
     try:
         return {"stdin": stdin_text(context.transfer, home / name)}
     except ValueError as problem:
-        raise context.fail("input", str(problem)) from None
+        raise context.fail("input", problem) from None
 
 
 def _outputs(context: Context, home: Path) -> dict[str, Any]:

@@ -128,26 +128,28 @@ def _streamed(pieces: Iterator[bytes], leave: Callable[[], None]) -> Response:
                     headers={"X-Accel-Buffering": "no"})
 
 
-@route(blueprint, "/jobs/<raw:job>/files", role="viewer", query=schemas.PageQuery, answer=schemas.page_of(schemas.FileView))
-def list_files(_: dict[str, Any], job: str) -> Response:
-    """The output files of a job."""
-    return reply({"items": listing.output_files(jobs.find(job)), "next": None})
+@route(blueprint, "/jobs/<raw:job>/files", role="viewer", query=schemas.FilesQuery, answer=schemas.page_of(schemas.FileView))
+def list_files(query: dict[str, Any], job: str) -> Response:
+    """The output files of a job.
+
+    Without `attempt`: of the newest one.
+    """
+    return reply({"items": listing.output_files(jobs.find(job), query["attempt"]), "next": None})
 
 
 @route(blueprint, "/jobs/<raw:job>/files/<rest:name>", role="viewer", query=schemas.FileQuery, media=BYTES,
        also=[(404, "No such job or file")])
 def get_file(query: dict[str, Any], job: str, name: str) -> Response:
-    """An output file of a job."""
+    """An output file of a job.
+
+    Without `attempt`: of the newest one.
+    """
     found = jobs.find(job)
-    kept = next((one for one in listing.output_files(found) if one["name"] == name), None)
+    attempt = found.attempt if query["attempt"] is None else query["attempt"]
+    kept = next((one for one in listing.output_files(found, attempt) if one["name"] == name), None)
     if kept is None:
-        raise NotFound(f"job {found.id} has no output file {name}")
-    attempt = query["attempt"] or kept["attempt"]
-    headers = {"Content-Disposition": "attachment"}
-    if attempt == kept["attempt"]:
-        headers["Content-Length"] = str(kept["size"])
-    elif not listing.has_file(found, name, attempt):
         raise NotFound(f"attempt {attempt} of job {found.id} has no output file {name}")
+    headers = {"Content-Disposition": wire.attachment(name), "Content-Length": str(kept["size"])}
     return Response(_stored(found, f"out/{name}", 0, attempt), content_type=BYTES, headers=headers)
 
 
@@ -179,16 +181,25 @@ def hold_job(body: dict[str, Any], job: str) -> Response:
 
 @route(blueprint, "/jobs/<raw:job>/release", "POST", role="submitter", answer=schemas.Job)
 def release_job(job: str) -> Response:
-    """Let a held job go on."""
+    """Let a held job go on.
+
+    It waits on for what can still come: jobs, input files, the end of a pause. Jobs that it needs and that ended badly do not
+    stop it any more.
+    """
     _match(job)
     return reply(listing.of(jobs.release(job, caller())))
 
 
-@route(blueprint, "/jobs/<raw:job>/retry", "POST", role="submitter", body=schemas.RetryBody, answer=schemas.Job, status=201)
+@route(blueprint, "/jobs/<raw:job>/retry", "POST", role="submitter", body=schemas.RetryBody, answer=schemas.Job, status=201,
+       also=[(409, "The job did not end badly, or a job that it needs did and has no retry under way")])
 def retry_job(body: dict[str, Any], job: str) -> Response:
-    """Queue a job that ended badly again, as a new one."""
+    """Queue a job that ended badly again, as a new one.
+
+    It waits for the jobs that the old one still waited for, or for the retries of these; with `ignore_dependencies` for none.
+    """
     _match(job)
-    return reply(listing.of(jobs.retry(job, caller(), priority=body["priority"])), 201)
+    made = jobs.retry(job, caller(), priority=body["priority"], ignore_dependencies=body["ignore_dependencies"])
+    return reply(listing.of(made), 201)
 
 
 def _match(job: str) -> None:

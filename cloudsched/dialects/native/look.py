@@ -61,12 +61,13 @@ class _Events:
     def __init__(self, since: int | None, wanted: Filter) -> None:
         newest = watch.last_id()
         self._wanted = wanted
+        self._head = _head(newest if since is None else None)
         self._position = newest if since is None else min(since, newest)
         # Seen in another life of this database: a backup was restored.
         self._lost = Gap(newest + 1, since, newest) if since is not None and since > newest else None
 
     def first(self) -> bytes:
-        return b"retry: %d\n\n" % RETRY_MS + (_gap(self._lost) if self._lost else b"")
+        return self._head + (_gap(self._lost) if self._lost else b"")
 
     def more(self, feed: streams.Feed, now: float) -> bytes:
         found, gap = feed.after(self._position)
@@ -79,7 +80,9 @@ class _Events:
 
 
 def _lines(since: int | None, wanted: Filter, environ: dict[str, Any]) -> Iterator[bytes]:
-    yield b"retry: %d\n\n" % RETRY_MS
+    newest = watch.last_id() if since is None else None
+    yield _head(newest)
+    since = newest if since is None else since
     for one in watch.follow(since, wanted, gone=gone(environ)):
         if one is None:
             yield b": alive\n\n"
@@ -87,6 +90,11 @@ def _lines(since: int | None, wanted: Filter, environ: dict[str, Any]) -> Iterat
             yield _gap(one)
         else:
             yield _line(one)
+
+
+def _head(newest: int | None) -> bytes:
+    """`newest`: where a stream begins that was asked for no place, so that it is resumed there before its first event."""
+    return b"retry: %d\n" % RETRY_MS + (b"\n" if newest is None else b"id: %d\n\n" % newest)
 
 
 def _gap(one: Gap) -> bytes:

@@ -25,6 +25,12 @@ def _text(**kw: Any) -> fields.Field[Any]:
     return fields.String(validate=validate.Length(max=1000), **kw)
 
 
+def _plain(**kw: Any) -> fields.Field[Any]:
+    """Text that is a name: without control characters."""
+    return fields.String(validate=[validate.Length(max=1000), validate.Regexp(
+        r"[^\x00-\x1f\x7f]*\Z", error="Holds a control character.")], **kw)
+
+
 def _maybe(kind: type[fields.Field[Any]]) -> fields.Field[Any]:
     return kind(allow_none=True)
 
@@ -90,6 +96,10 @@ class OutputQuery(Strict):
     follow = fields.Boolean(load_default=False)
 
 
+class FilesQuery(PageQuery):
+    attempt = fields.Integer(load_default=None, allow_none=True, validate=validate.Range(0, 2**31 - 1))
+
+
 class FileQuery(Strict):
     attempt = fields.Integer(load_default=None, allow_none=True, validate=validate.Range(0, 2**31 - 1))
 
@@ -120,12 +130,13 @@ class HoldBody(Strict):
 class RetryBody(Strict):
     priority = fields.Integer(strict=True, load_default=None, allow_none=True,
                               validate=validate.Range(-1_000_000, 1_000_000))
+    ignore_dependencies = fields.Boolean(load_default=False)
 
 
 class TokenBody(Strict):
     cloud = _text(load_default=None, allow_none=True)
-    user = _text(load_default="")
-    vm_type = _text(load_default="")
+    user = _plain(load_default="")
+    vm_type = _plain(load_default="")
     ttl_s = fields.Float(load_default=86_400, allow_none=True, validate=validate.Range(1, 10 * 366 * 86_400))
     uses = fields.Integer(strict=True, load_default=None, allow_none=True, validate=validate.Range(1, 1_000_000))
 
@@ -287,6 +298,8 @@ class Job(JobBody):
     result = fields.Raw(allow_none=True)
     output_size = fields.Integer()
     error_size = fields.Integer()
+    output_truncated = fields.Boolean(metadata={"description": "more came on stdout than is kept (`agent.output_limit_mb`)"})
+    error_truncated = fields.Boolean(metadata={"description": "more came on stderr than is kept"})
     placed = fields.Boolean()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from cloudsched.errors import Invalid
 from cloudsched.incoming import Environ
@@ -24,6 +24,14 @@ def decoded(segment: str) -> str:
     if "\0" in text:
         raise Invalid("the path holds a NUL character")
     return text
+
+
+def attachment(name: str) -> str:
+    """A `Content-Disposition` with the file's own name, without its directories (RFC 6266)."""
+    last = name.rpartition("/")[2]
+    plain = "".join(char if char.isascii() and char.isprintable() and char not in '"\\%' else "_" for char in last)
+    encoded = "" if plain == last else f"; filename*=UTF-8''{quote(last, safe='', errors='replace')}"
+    return f'attachment; filename="{plain}"{encoded}'
 
 
 def query(environ: Environ, allowed: Collection[str]) -> list[tuple[str, str]]:

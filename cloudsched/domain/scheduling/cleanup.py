@@ -202,6 +202,9 @@ def runs_on(shape: Shape, node: NodeView, *, board: Board) -> bool:
         return False
     if shape.cores > node.cores or shape.memory_mb > node.memory_mb or shape.storage_gb > node.storage_gb:
         return False
+    room = board.fitting.capacity.by_name.get(node.cloud)
+    if shape.gpus > (room.cloud.node_gpus if room else 0):
+        return False
     targets = board.fitting.targets(shape)
     return targets is None or node.cloud in targets
 

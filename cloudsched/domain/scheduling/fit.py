@@ -5,11 +5,11 @@ One table of rules (contract 7.7) serves booting, holding, rebalancing and `why`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from cloudsched.domain.scheduling.fleet import Capacity, Room
-from cloudsched.domain.scheduling.model import DEFAULT, CloudView, Policy, Shape
+from cloudsched.domain.scheduling.model import DEFAULT, CloudView, Policy, Shape, folded
 from cloudsched.domain.scheduling.plan import Candidate
 
 Aliases = Mapping[str, Sequence[str] | str]
@@ -49,6 +49,7 @@ class Fitting:
         self._names = {room.cloud.name for room in capacity.rooms}
         self.aliases = expand_aliases(aliases, self._names)
         self._wider = _names_per_cloud(self.aliases)
+        self._called = called(aliases, self._names)
         self._default_images = _lower(policy.default_images)
         self._default_types = _lower(policy.default_instance_types)
         self._targets: dict[int, frozenset[str] | None] = {}
@@ -100,7 +101,8 @@ class Fitting:
     def targets(self, shape: Shape) -> frozenset[str] | None:
         """The job's target clouds, aliases expanded, unknown names dropped; None = it names none."""
         if shape.id not in self._targets:
-            self._targets[shape.id] = expand_targets(shape.targets, self.aliases, self._names)
+            self._targets[shape.id] = None if not shape.wanted else frozenset(
+                name for name, names in self._called.items() if not shape.wanted.isdisjoint(names))
         return self._targets[shape.id]
 
     def _choose(self, shape: Shape, cloud: CloudView) -> Candidate:
@@ -131,27 +133,24 @@ class Fitting:
         return True
 
 
-def expand_aliases(aliases: Aliases, names: set[str]) -> dict[str, tuple[str, ...]]:
+def expand_aliases(aliases: Aliases, names: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Lower-case alias to the known clouds it stands for; a plain string is one name (B32, B35)."""
     expanded = {}
     for alias, value in aliases.items():
         listed = (value,) if isinstance(value, str) else value
-        lowered = dict.fromkeys(str(name).strip().lower() for name in listed)
-        expanded[alias.strip().lower()] = tuple(name for name in lowered if name in names)
+        expanded[alias.strip().lower()] = tuple(name for name in folded(map(str, listed)) if name in names)
     return expanded
 
 
-def expand_targets(
-    targets: Sequence[str], aliases: Mapping[str, Sequence[str]], names: set[str]
-) -> frozenset[str] | None:
-    """Target names to cloud names, whatever their case; None when the job names none."""
-    wanted = [target.strip().lower() for target in targets if target.strip()]
-    if not wanted:
-        return None
-    found: set[str] = set()
-    for target in wanted:
-        found.update(aliases.get(target, (target,)))
-    return frozenset(found & names)
+def called(aliases: Aliases, names: Collection[str]) -> dict[str, frozenset[str]]:
+    """Each cloud with the names by which a target means it: its own, unless that is an alias of others, and its aliases.
+
+    Where machines are booted and where jobs are handed to them, this one table decides: a node that was booted for a job's
+    target is one that may take the job.
+    """
+    expanded = expand_aliases(aliases, names)
+    return {name: frozenset({name} - expanded.keys() | {alias for alias, clouds in expanded.items() if name in clouds})
+            for name in names}
 
 
 def _names_per_cloud(aliases: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -246,11 +245,15 @@ def _network(fitting: Fitting, shape: Shape, room: Room, blocked: Blocked) -> An
     return ", ".join(networks), shape.network
 
 
+def _gpus(fitting: Fitting, shape: Shape, room: Room, blocked: Blocked) -> Answer:
+    return _above(shape.gpus, room.cloud.node_gpus)
+
+
 def _above(need: int, limit: int) -> Answer:
     return (limit, need) if 0 <= limit < need else None
 
 
-# In the order of contract 7.7: the first one that refuses is the one named first.
+# In the order of contract 7.7, and what it does not know at the end: the first one that refuses is the one named first.
 RULES: tuple[Rule, ...] = (
     Rule("target", "ever", _target, "{cloud} is not among the job's target clouds ({need})."),
     Rule("disabled", "set", _enabled, "{cloud} is disabled."),
@@ -270,6 +273,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("storage", "now", _storage, "{cloud} has {have:g} GB disk left; the job asks {need} GB."),
     Rule("network", "ever", _network, "{cloud} offers the networks {have}; the job asks {need}."),
+    Rule("gpus", "ever", _gpus, "{cloud} has {have} GPUs per node; the job asks {need}."),
 )
 _EVER_RULES = tuple(rule for rule in RULES if rule.lasting == "ever")
 _LASTING_RULES = tuple(rule for rule in RULES if rule.lasting != "now")

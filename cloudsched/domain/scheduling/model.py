@@ -7,7 +7,7 @@ the same for a thousand and a million queued jobs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,6 +21,11 @@ RETIRING = "Retiring"
 EC2_TYPES = frozenset({"AmazonEC2", "Eucalyptus", "OpenStack"})
 
 DEFAULT = "default"
+
+
+def folded(names: Iterable[str]) -> list[str]:
+    """Names of clouds and aliases as they are compared (B32): without blanks around, lower case, each once, no empty one."""
+    return list(dict.fromkeys(lowered for name in names if (lowered := name.strip().lower())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,8 @@ class Shape:
     """What a job asks for; all jobs of one group share it.
 
     `targets`, and the keys of `images` and `instance_types`, are cloud names, aliases or network addresses as
-    the job wrote them, in any case; the key "default" of the two mappings is the job's plain value.
+    the job wrote them, in any case; the key "default" of the two mappings is the job's plain value.  `wanted` are the
+    targets as they are compared (`folded`); empty: any cloud.
     `keep_alive_s` None means the job sets none; `type_limit` is VMTypeLimit (-1 none).
     """
 
@@ -59,6 +65,7 @@ class Shape:
     cores: int = 1
     memory_mb: int = 512
     storage_gb: int = 0
+    gpus: int = 0
     network: str = ""
     targets: tuple[str, ...] = ()
     high_priority: int = 0
@@ -72,9 +79,11 @@ class Shape:
     extras: Mapping[str, Any] = field(default_factory=dict)  # carried along for the boot, never looked at
     require: Require | None = None  # None: any machine that runs commands
     user_type: str = field(init=False)
+    wanted: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "user_type", f"{self.user}:{self.vm_type}")
+        object.__setattr__(self, "wanted", frozenset(folded(self.targets)))
 
 
 class Head(NamedTuple):
@@ -115,7 +124,8 @@ class JobGroup:
 class CloudView:
     """One configured cloud and its maxima; what remains is computed from the active nodes.
 
-    `networks` empty = every network (B34).  `boot_timeout_s`: None = the policy's default, -1 = none.
+    `networks` empty = every network (B34).  `node_gpus`: of each node that is booted there.
+    `boot_timeout_s`: None = the policy's default, -1 = none.
     `auto_disabled` is true only when the scheduling job itself disabled the cloud (B47);
     `connection_failed_at` is the first failure of the present row of failures.
     `requires_image`: EC2 kinds (`EC2_TYPES`).
@@ -131,6 +141,7 @@ class CloudView:
     max_storage_gb: int = -1
     cpu_cores: int = -1
     max_node_memory_mb: int = -1
+    node_gpus: int = 0
     networks: tuple[str, ...] = ()
     boot_timeout_s: int | None = None
     keep_alive_s: int = 0

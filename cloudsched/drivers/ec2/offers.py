@@ -76,13 +76,14 @@ class Offers:
                 raise refused("instance_type", f"{named!r} is not among this cloud's (allowed: {', '.join(allowed)})")
             return named
         types = self.types()
-        if named and (not types or any(one.name == named for one in types)):
+        if named and (not types or any(one.name == named and one.gpus >= wanted.gpus for one in types)):
             return named
         spot = self._setup.spot or wanted.max_price > 0
         usable = [one for one in types if one.spot] if spot else types
-        found = smallest(usable, cores=wanted.cores, memory_mb=wanted.memory_mb, rules=self._setup.types)
+        found = smallest(usable, cores=wanted.cores, memory_mb=wanted.memory_mb, gpus=wanted.gpus, rules=self._setup.types)
         if found is None:
-            raise refused("instance_type", f"none fits {wanted.cores} cores and {wanted.memory_mb} MB "
+            gpus = f", {wanted.gpus} GPUs" if wanted.gpus else ""
+            raise refused("instance_type", f"none fits {wanted.cores} cores{gpus} and {wanted.memory_mb} MB "
                                            f"(known: {', '.join(one.name for one in types[:20]) or 'none'})")
         return found.name
 

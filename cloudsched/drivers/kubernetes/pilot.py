@@ -11,6 +11,7 @@ from cloudsched.drivers.kubernetes import names
 from cloudsched.drivers.kubernetes.client import Object
 from cloudsched.drivers.kubernetes.nodes import check_labels
 from cloudsched.drivers.kubernetes.options import CARRIED, Options
+from cloudsched.drivers.kubernetes.quantities import GPU
 
 CONTAINER = "agent"
 BIN, TOKEN, WORK = "/cloudsched/bin", "/cloudsched/token", "/cloudsched/work"
@@ -78,6 +79,7 @@ def _resources(wanted: Wanted, options: Options) -> Object:
     share = {"cpu": str(wanted.cores)}
     share |= {"memory": f"{wanted.memory_mb}Mi"} if wanted.memory_mb else {}
     share |= {"ephemeral-storage": f"{wanted.storage_gb}Gi"} if wanted.storage_gb else {}
+    share |= {GPU: str(wanted.gpus)} if wanted.gpus else {}
     share |= options.resources
     return {"requests": share, "limits": dict(share)}
 

@@ -67,7 +67,7 @@ class Offers:
         """
         types, named = self.types(), wanted.instance_type or self._setup.default_type
         known = next((one for one in types if named and named in (one.name, one.id)), None)
-        if known is not None:
+        if known is not None and (named != CLASSIC_DEFAULT or known.gpus >= wanted.gpus):
             return known
         names = ", ".join(one.name for one in types[:20]) or "none"
         if named and named != CLASSIC_DEFAULT:
@@ -75,12 +75,13 @@ class Offers:
         # A flavor with enough disk if there is one; else the space comes from a volume.
         how = self._setup.boot_from_volume
         disks_gb = {"always": (0,), "never": (wanted.storage_gb,), "auto": (wanted.storage_gb, 0)}[how]
-        tried = (smallest(types, cores=wanted.cores, memory_mb=wanted.memory_mb, storage_gb=disk_gb, rules=self._setup.types)
-                 for disk_gb in disks_gb)
+        tried = (smallest(types, cores=wanted.cores, memory_mb=wanted.memory_mb, storage_gb=disk_gb, gpus=wanted.gpus,
+                          rules=self._setup.types) for disk_gb in disks_gb)
         found = next((one for one in tried if one is not None), None)
         if found is None:
-            raise refused("instance_type", f"none fits {wanted.cores} cores, {wanted.memory_mb} MB and {wanted.storage_gb} GB "
-                                           f"(known: {names})")
+            gpus = f", {wanted.gpus} GPUs" if wanted.gpus else ""
+            raise refused("instance_type", f"none fits {wanted.cores} cores{gpus}, {wanted.memory_mb} MB and "
+                                           f"{wanted.storage_gb} GB (known: {names})")
         return found
 
     def _volume_gb(self, wanted: Wanted, flavor: InstanceType, image: Image) -> int:

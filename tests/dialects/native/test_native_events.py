@@ -67,6 +67,18 @@ def test_without_since_it_starts_now(api: Any) -> None:
     answer.close()
 
 
+def test_a_stream_that_broke_before_its_first_event_is_resumed_where_it_began(api: Any) -> None:
+    api.submit()
+    answer = api.get("/events", headers=SSE, buffered=False)
+    reader, head = EventReader(), next(iter(answer.response))
+    assert list(reader.read(line + b"\n" for line in head.split(b"\n")[:-1])) == [] and reader.last_id == "1"
+    answer.close()
+    job = api.submit()
+    again = api.get("/events", headers={**SSE, "Last-Event-ID": reader.last_id}, buffered=False)
+    assert next(events_of(again)).data["subject_id"] == job
+    again.close()
+
+
 def test_a_hole_is_told(api: Any) -> None:
     for _ in range(5):
         api.submit()

@@ -190,11 +190,15 @@ def test_errors_are_described_as_problems(api: Any) -> None:
     assert default["schema"]["$ref"].endswith("/Problem")
 
 
-def test_an_array_of_big_files_is_refused_before_it_is_written(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("big", [
+    {"array": {"size": 1000}, "env": {"A": "x" * 1000}},
+    {"array": {"size": 1000}, "input_files": [{"name": str(n), "content_base64": "QUFB" * 300} for n in range(2)]},
+    {"array": {"size": 1}, "input_files": [{"name": "a", "content_base64": "QUFB" * 400_000}]},
+])  # fmt: skip
+def test_an_array_of_big_texts_is_refused_before_it_is_written(api: Any, monkeypatch: pytest.MonkeyPatch,
+                                                               big: dict[str, Any]) -> None:
     monkeypatch.setattr(jobs, "WRITTEN_MAX", 1 << 20)
-    files = [{"name": "a", "content_base64": "QUFB" * 1000}]
-    body = {"command": ["true"], "array": {"size": 1000}, "input_files": files}
-    answer = api.post("/jobs", json=body)
+    answer = api.post("/jobs", json={"command": ["true"], **big})
     assert answer.status_code == 400 and answer.json["errors"][0]["field"] == "array"
     assert api.get("/jobs/count").json["total"] == 0
 

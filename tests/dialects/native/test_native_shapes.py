@@ -89,6 +89,8 @@ def test_bad_queries_are_named(api: Any, path: str, field: str) -> None:
     ("/clouds", {"name": "x", "kind": "moon", "slots": 1}, "kind"), ("/clouds", {"kind": "local"}, "name"),
     ("/clouds", {"name": "x", "kind": "local", "slots": "2"}, "slots"), ("/nodes/tokens", {"uses": 0}, "uses"),
     ("/nodes/tokens", {"uses": True}, "uses"), ("/nodes/tokens", {"user": "a\0"}, "user"),
+    ("/nodes/tokens", {"user": "a\nb"}, "user"), ("/jobs", {"command": ["x"], "name": "a\nb"}, "name"),
+    ("/jobs", {"command": ["x"], "array": {"indices": [1, 1]}}, "array.indices"),
     ("/jobs", {"command": ["x"], "after_ok": ["a\0#1.0#2"]}, "after_ok"), ("/jobs/cancel", {"ids": ["\0"]}, "ids[0]"),
     ("/agent/join", {"token": "t", "name": "a\0", "profile": {}}, "name"),
     ("/nodes/tokens", {"user": ["a"]}, "user"), ("/keys", [1], "body")])

@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 import pytest
 
+from cloudsched.dialects.native import wire
+from cloudsched.services import watch
 from cloudsched.store.db import current
 
 
@@ -137,8 +139,28 @@ def test_files_in_and_out(api: Any) -> None:
     assert api.get(f"/jobs/{job}/files?limit=1000").json["items"] == [{"name": "out.txt", "size": 6, "attempt": 1}]
     kept = api.get(f"/jobs/{job}/files/out.txt")
     assert kept.data == b"result" and kept.headers["Content-Length"] == "6"
+    assert kept.headers["Content-Disposition"] == 'attachment; filename="out.txt"'
     assert api.get(f"/jobs/{job}/files/none").status_code == 404
     assert api("PUT", f"/jobs/{job}/files/a%2Fb%20c.txt", data=b"late").status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a/b c.txt", 'filename="b c.txt"'),
+        ("ü.txt", "filename=\"_.txt\"; filename*=UTF-8''%C3%BC.txt"),
+        ('x"\\\r\nX: y', "filename=\"x____X: y\"; filename*=UTF-8''x%22%5C%0D%0AX%3A%20y"),
+    ],
+)
+def test_a_download_has_a_name(name: str, told: str) -> None:
+    assert wire.attachment(name) == f"attachment; {told}"
+
+
+def test_a_server_that_stops_cuts_off_what_is_followed(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = api.submit()
+    monkeypatch.setattr(watch._look, "stopping", True)
+    with pytest.raises(ConnectionResetError):
+        list(watch.follow_output(job, "stdout"))
 
 
 def test_cancel_with_proof(api: Any) -> None:
@@ -175,6 +197,18 @@ def test_hold_release_retry_refusals(api: Any) -> None:
     assert api.post(f"/jobs/{job}/hold", json={"reason": "wait"}).json["reason"] == "wait"
     assert api.post(f"/jobs/{job}/retry").status_code == 409
     assert api.post(f"/jobs/{job}/release").json["state"] == "queued"
+
+
+def test_a_retry_asks_for_what_the_job_needs(api: Any) -> None:
+    first = api.submit()
+    after = api.submit(after_ok=[first])
+    api.post(f"/jobs/{first}/cancel")
+    refused = api.post(f"/jobs/{after}/retry")
+    assert refused.status_code == 409 and f"job {first}, which has ended as cancelled" in refused.json["detail"]
+    assert api.post(f"/jobs/{after}/retry", json={"ignore_dependencies": True}).json["state"] == "queued"
+    again = api.post(f"/jobs/{first}/retry").json["id"]
+    waiting = api.post(f"/jobs/{after}/retry").json
+    assert waiting["state"] == "pending" and waiting["after_ok"] == [again]
 
 
 def test_drain_resume_destroy(api: Any) -> None:

@@ -233,7 +233,8 @@ SIZES = [InstanceType("gpu", 2, 4096, gpus=1), InstanceType("big", 8, 16384, 100
     [({"cores": 1, "memory_mb": 1}, {}, "small"), ({"cores": 2, "memory_mb": 1}, {}, "big"),
      ({"cores": 2, "memory_mb": 1}, {"arch": "x86_64", "allowed": ("two", "big", "gpu")}, "two"),
      ({"cores": 2, "memory_mb": 1}, {"arch": "arm64", "allowed": ("two", "arm")}, "arm"),
-     ({"cores": 1, "memory_mb": 1}, {"allowed": ("gpu",)}, "gpu"), ({"cores": 9, "memory_mb": 1}, {}, None),
+     ({"cores": 1, "memory_mb": 1}, {"allowed": ("gpu",)}, "gpu"), ({"cores": 1, "memory_mb": 1, "gpus": 1}, {}, "gpu"),
+     ({"cores": 1, "memory_mb": 1, "gpus": 2}, {}, None), ({"cores": 9, "memory_mb": 1}, {}, None),
      ({"cores": 1, "memory_mb": 1, "storage_gb": 50}, {}, "big")],
 )  # fmt: skip
 def test_the_smallest_that_fits(needs: Any, rules: Any, found: str | None) -> None:

@@ -13,8 +13,10 @@ from cloudsched.clock import ManualClock
 from cloudsched.drivers import base
 from cloudsched.drivers.agentfile import agent_pyz
 from cloudsched.drivers.base import DriverError, Machine, Wanted
-from cloudsched.drivers.kubernetes import KubernetesDriver
+from cloudsched.drivers.kubernetes import KubernetesDriver, pilot
+from cloudsched.drivers.kubernetes.options import Options
 from cloudsched.drivers.kubernetes.podstates import state_of
+from cloudsched.drivers.kubernetes.quantities import GPU
 from cloudsched.testing.kubeapi import KubeApi, Rule
 from tests.drivers.kubernetes.conftest import Cluster, on, until
 
@@ -38,6 +40,12 @@ def nothing_is_left(kube: KubeApi) -> None:
     left = [f"{one['kind']} {one['metadata']['name']}" for kind in ("Pod", "Secret", "ConfigMap")
             for one in kube.things(kind, "default") if one["metadata"]["name"] != "kube-root-ca.crt"]
     assert left == []
+
+
+def test_gpus_of_a_pilot() -> None:
+    assert pilot._resources(wanted(gpus=2), Options())["limits"][GPU] == "2"
+    assert pilot._resources(wanted(gpus=2), Options(resources={GPU: "4"}))["limits"][GPU] == "4"
+    assert GPU not in pilot._resources(wanted(), Options())["limits"]
 
 
 # -- on every cluster ----------------------------------------------------------------------------------------------

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from cloudsched.domain.admission import Machine, admits, refusals
 from cloudsched.domain.scheduling.board import Board
 from cloudsched.domain.scheduling.demand import Waiting
+from cloudsched.domain.scheduling.fit import called
 from cloudsched.domain.scheduling.model import CloudView, Policy, Shape, Snapshot
 
 from .build import cloud, group, node, nodes, shape
@@ -91,6 +93,26 @@ def test_b32_targets_and_aliases_ignore_case() -> None:
     assert names(pool.fitting.candidates(shape(targets=("eAST", "alpha", "unknown")))) == ["alpha", "beta"]
     assert names(pool.fitting.candidates(shape(targets=("unknown",)))) == []
     assert names(pool.fitting.candidates(shape(targets=("x",)))) == []
+
+
+@pytest.mark.parametrize(
+    ("targets", "wanted"),
+    [
+        ((" Alpha\t", "nope"), ["alpha"]),
+        ((" EAST ",), ["alpha", "beta"]),
+        (("", "  "), ["alpha", "beta", "gamma"]),
+        (("gamma",), ["beta"]),
+    ],
+)
+def test_who_is_booted_for_a_target_may_take_the_job(targets: tuple[str, ...], wanted: list[str]) -> None:
+    aliases = {" East": ["alpha ", "Beta"], "gamma": "beta"}
+    pool = board(cloud("alpha"), cloud("beta"), cloud("gamma"), aliases=aliases)
+    what = shape(targets=targets)
+    assert names(pool.fitting.candidates(what)) == wanted
+    known = called(aliases, ["alpha", "beta", "gamma"])
+    machines = {name: Machine("alice", "x", 1, 512, 0, cloud_names=known[name]) for name in known}
+    assert [name for name, one in machines.items() if admits(one, what)] == wanted
+    assert [name for name, one in machines.items() if not refusals(one, what)] == wanted
 
 
 def test_b35_an_alias_that_is_a_plain_string_is_one_name() -> None:

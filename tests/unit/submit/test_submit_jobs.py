@@ -35,6 +35,11 @@ def refused(text, home, **options):
     return str(caught.value)
 
 
+def test_the_place_of_a_mistake_is_said_once(home):
+    assert refused("arguments = $RANDOM_INTEGER(5, 1)", home).startswith("job:2: arguments: $RANDOM_INTEGER takes (min")
+    assert refused("input = in.9", home).startswith("job:2: input: ")
+
+
 def test_a_description_of_a_cloud_user_ten_years_ago(home):
     (home / "canfar.sub").write_text(
         """

@@ -203,7 +203,7 @@ def test_elif_and_nesting():
         ("include : gen.sh |", "command's output is not supported"),
         ("include command : gen.sh", "command's output is not supported"),
         ("include : missing.sub", "job:3: cannot read .*missing.sub: No such file"),
-        ("arguments = $$(Name)", r"job:3: \$\$\(Name\) is not supported"),
+        ("arguments = $$(Name)", r"job:3: arguments: \$\$\(Name\) is not supported"),
         ("x @=end\n a", "never closed with a line @end"),
     ],
 )
