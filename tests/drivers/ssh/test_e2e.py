@@ -102,6 +102,6 @@ def test_one_of_two_hosts_dies_with_its_machines(instance: Instance, hosts: list
     instance.until(lambda: instance.api("GET", f"/nodes/{first['name']}")["state"] in ("gone", "failed"),
                    "it has no agent, and is taken away", limit_s=LIMIT_S)  # fmt: skip
     instance.api("POST", f"/jobs/{job}/cancel")
-    assert instance.cli("clouds", "remove", "pool", "--yes").returncode == 0
+    assert instance.cli("clouds", "remove", "pool", "--yes", "--force").returncode == 0
     instance.until(lambda: not left_on(hosts), "nothing is left on the hosts", limit_s=LIMIT_S)
     assert "Traceback" not in instance.log_text()
