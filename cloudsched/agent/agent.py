@@ -398,7 +398,7 @@ class Agent:
 
     def _settle(self, job: Job) -> None:
         """Tell the end of a job, with what it has left: later by a transfer when that is much."""
-        left = (transfer.rest(job, 0), transfer.rest(job, 1)) if job.captured is not None else ("", "")
+        left = (transfer.rest(job, 0), transfer.rest(job, 1))
         nothing_to_send = None not in left and (not job.outputs or job.pid == 0)
         if nothing_to_send or job.dropped or self._stopping:
             self._complete(job, left)
@@ -439,7 +439,7 @@ class Agent:
         self._side.forget(job)
         if job.captured is not None:
             if not self._logs.ended(job):
-                self._captures.give_back(job.captured, untouched=not (any(left) or None in left or any(job.sent)))
+                self._captures.give_back(job.captured, untouched=left == ("", "") and not any(job.sent))
             job.captured = None
         if job.scratch is not None:
             self._scratch.give_back(job.scratch)

@@ -140,8 +140,7 @@ def children(pid: int) -> list[int]:
         return found
     for thread in threads:
         try:
-            with open("/proc/%d/task/%s/children" % (pid, thread), "rb") as file:
-                found += [int(word) for word in file.read().split()]
+            found += _children_of(pid, thread)
         except OSError:
             if not os.path.exists("/proc/self/task/%d/children" % os.getpid()):
                 return _children_by_parent(pid)
@@ -155,8 +154,7 @@ def own_children() -> list[int]:
     found: list[int] = []
     for thread in {own, threading.get_native_id()}:
         try:
-            with open("/proc/%d/task/%d/children" % (own, thread), "rb") as file:
-                found += [int(word) for word in file.read().split()]
+            found += _children_of(own, thread)
         except OSError:
             return children(own)
     return found
@@ -218,6 +216,11 @@ def kill_until_gone(marks: Mapping[str, str], *, folder: str | None = None, time
                 send(pid, started, signal.SIGKILL)
         time.sleep(pause_s)
         pause_s = min(0.05, pause_s * 2)
+
+
+def _children_of(pid: int, thread: int | str) -> list[int]:
+    with open("/proc/%d/task/%s/children" % (pid, thread), "rb") as file:
+        return [int(word) for word in file.read().split()]
 
 
 def _children_by_parent(parent: int) -> list[int]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+
+from cloudsched.garbage import uncollected
 
 log = logging.getLogger(__name__)
 
@@ -45,20 +46,8 @@ def run(builds: Mapping[str, Callable[[], object]], stopping: threading.Event, *
             return
         wait_s = pause_s
         try:
-            with _uncollected():
+            with uncollected():  # modules are all new objects and no garbage
                 build()
         except Exception:
             log.warning("the application of %s could not be made yet; its first request tries again", name, exc_info=True)
     gc.freeze()  # what is loaded stays: a full collection, during which nobody is answered, need not look at it
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile: modules are all new objects and no garbage."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()

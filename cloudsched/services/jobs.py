@@ -108,13 +108,16 @@ def _rows(tx: Tx, requests: Sequence[JobRequest], caller: Caller, total: int, at
     starts = _starts(requests, first)
     shape_ids: dict[Any, int] = {}
     decoded: dict[str, inputs.Content] = {}
+    shared: set[str] = set()
     number, written = first, 0
     for position, request in enumerate(requests):
         user = _user(request, caller)
         shape_id = _shape(tx, request, user, defaults, shape_ids)
-        known = len(decoded)
         contents, waits_for_files = _contents(request, decoded, f"jobs[{position}]." if len(requests) > 1 else "")
-        written += sum(len(one.data) for one in list(decoded.values())[known:] if one.digest)
+        for _, one in contents:
+            if one.digest and one.digest not in shared:
+                shared.add(one.digest)
+                written += len(one.data)
         attributes = _encode(request.attributes).decode() if request.attributes else "{}"
         sizes = {name: len(one.data) for name, one in contents}
         own = sum(len(one.data) for _, one in contents if not one.digest)

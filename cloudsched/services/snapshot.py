@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -25,6 +22,7 @@ from cloudsched.domain.scheduling.model import (
     SlotView,
     Snapshot,
 )
+from cloudsched.garbage import uncollected
 from cloudsched.settings import Settings
 from cloudsched.store import clouds, picture, shapes, system
 from cloudsched.store.db import Row, Tx, current
@@ -89,7 +87,8 @@ def _pairs(text: str) -> dict[str, str]:
 
 def build(now: float) -> Snapshot:
     """Everything one pass looks at, as one state of the database."""
-    with _uncollected(), current().snapshot() as tx:
+    # A picture of 10,000 nodes is all new objects and no garbage: looking through them again and again took a third of the time.
+    with uncollected(), current().snapshot() as tx:
         configured = clouds.all_clouds(removed=True)
         bans: dict[str, set[str]] = defaultdict(set)
         for image, cloud, _, _, banned in clouds.image_records():
@@ -117,19 +116,6 @@ def build(now: float) -> Snapshot:
             machines_read=pool_read[1],
             active_destroys=sum(1 for row in rows if row[12] == "stopping" and not _pausing(row, now)),
         )
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile: a picture of 10,000 nodes is all new objects and no garbage, and looking through
-    them again and again took a third of the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _pausing(row: Row, now: float) -> bool:
