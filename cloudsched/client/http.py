@@ -194,11 +194,11 @@ class Client:
     ) -> Iterator[dict[str, Any]]:
         """Records of collected logs as they come, resumed where a connection broke; when the server ends them and
         they were `over` before."""
-        tries = self._follow_tries(told=False)
+        tries = self._tries(follow=True, told=False)
         while True:
             was_over = over()
             connection, response = self._open(
-                path, {**params, "follow": 1}, {"Accept": "application/x-ndjson"}, self._follow_tries()
+                path, {**params, "follow": 1}, {"Accept": "application/x-ndjson"}, self._tries(follow=True)
             )
             try:
                 while line := response.readline():
@@ -219,7 +219,7 @@ class Client:
 
     def download(self, path: str, file: BinaryIO, **params: Any) -> int:
         """GET `path` into `file`; the number of bytes. ServerAway when the answer was cut."""
-        connection, response = self._open(path, params, {"Accept": "*/*"}, self._call_tries())
+        connection, response = self._open(path, params, {"Accept": "*/*"}, self._tries(follow=False))
         size = 0
         try:
             while piece := self._piece(response):
@@ -237,14 +237,14 @@ class Client:
     ) -> Iterator[ServerEvent]:
         """The event stream without an end; a broken connection is resumed after the last event read."""
         reader = EventReader(last_id)
-        tries = self._follow_tries(told=False)
+        tries = self._tries(follow=True, told=False)
         while True:
             headers = {"Accept": "text/event-stream"}
             params = {**filters, "since": since}
             if reader.last_id is not None:
                 headers["Last-Event-ID"] = reader.last_id
                 del params["since"]
-            connection, response = self._open("/events", params, headers, self._follow_tries())
+            connection, response = self._open("/events", params, headers, self._tries(follow=True))
             if response.headers.get_content_type() != "text/event-stream":
                 connection.close()
                 raise ServerAway(self.base_url, "it does not stream events (a proxy in between?)")
@@ -344,12 +344,11 @@ class Client:
         self, job: int | str, stream: str, offset: int, attempt: int | None, *, follow: bool
     ) -> Iterator[bytes]:
         """One answer to its end, resumed where a connection broke."""
-        make = self._follow_tries if follow else self._call_tries
-        tries = make(told=False)
+        tries = self._tries(follow=follow, told=False)
         while True:
             params = {"stream": stream, "offset": offset, "follow": 1 if follow else None, "attempt": attempt}
             connection, response = self._open(
-                f"/jobs/{segment(job)}/output", params, {"Accept": "text/plain"}, make()
+                f"/jobs/{segment(job)}/output", params, {"Accept": "text/plain"}, self._tries(follow=follow)
             )
             try:
                 while piece := response.read1(PIECE_BYTES):
@@ -364,7 +363,7 @@ class Client:
                 connection.close()
 
     def _job(self, job: int | str) -> dict[str, Any]:
-        tries = self._follow_tries()
+        tries = self._tries(follow=True)
         while True:
             connection, response = self._open(f"/jobs/{segment(job)}", {}, {}, tries)
             try:
@@ -418,16 +417,13 @@ class Client:
     def _away(self, error: Exception) -> ServerAway:
         return ServerAway(self.base_url, _reason(error))
 
-    def _call_tries(self, *, told: bool = False) -> Tries:
+    def _tries(self, *, follow: bool, told: bool = True) -> Tries:
+        """`told`: not of an answer that broke off; when nobody answers after that, it is told then. Of what is not followed
+        it never is."""
+        patience_s = self.follow_patience_s if follow else self.patience_s
         return Tries(
-            lambda: self.patience_s if self._met else 1.0, sleep=self._sleep, monotonic=self._monotonic
-        )
-
-    def _follow_tries(self, *, told: bool = True) -> Tries:
-        """`told`: not of an answer that broke off; when nobody answers after that, it is told then."""
-        return Tries(
-            lambda: self.follow_patience_s if self._met else 1.0, sleep=self._sleep,
-            monotonic=self._monotonic, told=self._tell_away if told else None,
+            lambda: patience_s if self._met else 1.0, sleep=self._sleep,
+            monotonic=self._monotonic, told=self._tell_away if follow and told else None,
         )  # fmt: skip
 
     def _tell_away(self, failure: Exception) -> None:
